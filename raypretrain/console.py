@@ -1,0 +1,222 @@
+"""What the commands show: progress while they run, and their results."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from raypretrain.finetuning.search import SearchResult
+    from raypretrain.training.pretrain import Outcome
+
+LINE_SECONDS = 15.0
+"""Without a terminal, a line of progress comes so often."""
+
+out = Console(highlight=False)
+progress_out = Console(stderr=True, highlight=False)
+
+
+class _View:
+    """A progress bar on a terminal, now and then a line elsewhere; both on stderr, so that stdout stays for results."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=progress_out,
+            transient=True,
+        )
+        self._task: Any = None
+        self._line_at = 0.0
+        self._begun = time.monotonic()
+
+    def __enter__(self) -> Any:
+        if progress_out.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        progress_out.print(f"[dim]{time.monotonic() - self._begun:6.1f} s[/dim]  {line}", soft_wrap=True)
+
+    def advance(self, name: str, done: float, total: float, figures: str) -> None:
+        """How far ``name`` is."""
+        if progress_out.is_terminal:
+            if self._task is None:
+                self._task = self._bar.add_task(name, total=total, figures="")
+            self._bar.update(self._task, description=name, completed=done, total=total, figures=figures)
+        elif done >= total or time.monotonic() - self._line_at > LINE_SECONDS:
+            self._line_at = time.monotonic()
+            self.say(f"{name} {done:,.0f}/{total:,.0f}  {figures}")
+
+
+class PretrainView(_View):
+    """The progress of a pretraining run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[str, Any] = {}
+        self._steps = 0
+        self._first: tuple[int, float] | None = None
+
+    def watch(self, event: dict[str, Any]) -> None:
+        """To be given to :func:`raypretrain.training.pretrain.pretrain`."""
+        if "say" in event:
+            self.say(event["say"])
+        if "start" in event:
+            self._start(event["start"])
+        if self._new(event, "starting"):
+            parts = ", ".join(f"{name.replace('_', ' ')} {s:.1f} s" for name, s in event["starting"].items())
+            self.say(f"start: {parts}")
+        if self._new(event, "evaluation"):
+            row = event["evaluation"]
+            self.say(
+                f"step {row['step']:,}: held-out loss {row['held_out_loss']:.4f} nats a token, "
+                f"{row['held_out_bits_per_byte']:.4f} bits a byte"
+            )
+        if self._new(event, "step"):
+            self._step(event["step"])
+
+    def _new(self, event: dict[str, Any], key: str) -> bool:
+        if key not in event or self._seen.get(key) == event[key]:
+            return False
+        self._seen[key] = event[key]
+        return True
+
+    def _start(self, start: dict[str, Any]) -> None:
+        shape, length, sizes = start["shape"], start["length"], start["sizes"]
+        self._steps = length.steps
+        resumed = "going on with" if start["resumed"] else "training"
+        self.say(
+            f"{resumed} {shape.parameters:,} parameters for {length.steps:,} steps of {length.tokens_per_step:,} tokens: "
+            f"{sizes.workers} workers on {sizes.device}, {sizes.precision}, micro-batches of {sizes.micro_batch}"
+        )
+
+    def _step(self, row: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (row["step"], now)
+        left = ""
+        if row["step"] > self._first[0] and not progress_out.is_terminal:
+            each = (now - self._first[1]) / (row["step"] - self._first[0])
+            left = f"  {each * (self._steps - row['step']):.0f} s left"
+        figures = f"loss {row['loss']:.3f}  {row['tokens_per_second']:,.0f} tokens/s{left}"
+        self.advance("step", row["step"], self._steps, figures)
+
+
+class SearchView(_View):
+    """The progress of fine-tuning trials."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._trials = self._done = 0
+
+    def watch(self, event: dict[str, Any]) -> None:
+        """To be given to the functions of :mod:`raypretrain.finetuning`."""
+        kind = event.get("event")
+        if kind == "plan":
+            self._trials, self._done = event["trials"], event["done"]
+            self.say(f"{self._trials} trials, {self._done} of them done before")
+        elif kind == "trial":
+            self._done += 1
+            if event.get("status") == "failed":
+                self.say(f"trial {event['trial']} failed: {event.get('error', 'see its folder')}")
+            self.advance("trial", self._done, self._trials, str(event.get("status", "")))
+
+
+def print_dry_run(resolved: dict[str, Any]) -> None:
+    """What a dry run found."""
+    table = Table(show_header=False, box=None)
+    model, training, compute = resolved["model"], resolved["training"], resolved["compute"]
+    table.add_row("run", resolved["run"])
+    table.add_row(
+        "corpus", f"{resolved['corpus']['files']:,} files, {resolved['corpus']['bytes'] / 1e6:,.1f} MB"
+    )
+    table.add_row(
+        "model",
+        f"{model['parameters']:,} parameters, {model['layers']} layers of width {model['width']}, vocabulary {model['vocabulary']:,}",
+    )
+    table.add_row(
+        "training",
+        f"{training['steps']:,} steps of {training['tokens_per_step']:,} tokens: {training['tokens']:,} tokens, {training['flops']:.2e} FLOP",
+    )
+    table.add_row(
+        "",
+        f"held-out loss every {training['evaluate_every']:,} steps, a checkpoint every {training['checkpoint_every']:,}",
+    )
+    table.add_row(
+        "compute",
+        f"{compute['workers']} workers on {compute['device']}, {compute['precision']}, {compute['cpus_per_worker']:g} CPUs each, micro-batches of {compute['micro_batch']}",
+    )
+    parts = ", ".join(f"{k} {v / 1e6:,.0f} MB" for k, v in resolved["memory_per_worker"].items())
+    table.add_row("memory a worker", parts)
+    out.print(table)
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """How a pretraining run ended."""
+    if outcome.status == "stopped":
+        out.print(
+            f"stopped after step {outcome.step:,} of {outcome.steps:,}, which is saved; the same command goes on",
+            soft_wrap=True,
+        )
+        return
+    result = outcome.result
+    lines = [
+        f"finished: {result['steps']:,} steps, {result['tokens']:,} tokens, {result['tokens_per_second']:,.0f} tokens/s"
+    ]
+    lines.append(f"waiting for data: {result['data_wait_share']:.2%} of the time")
+    if "last_held_out_loss" in result:
+        lines.append(
+            f"held-out loss: {result['first_held_out_loss']:.4f} → {result['last_held_out_loss']:.4f} nats a token, "
+            f"{result['first_held_out_bits_per_byte']:.4f} → {result['last_held_out_bits_per_byte']:.4f} bits a byte"
+        )
+    lines.append(f"model: {result['model']}")
+    for line in lines:
+        out.print(line, soft_wrap=True)
+
+
+def print_finetuned(result: dict[str, Any]) -> None:
+    """What fine-tuning came to, task by task."""
+    for name, row in result["tasks"].items():
+        score = row.get("test_accuracy", row.get("validation_accuracy"))
+        out.print(
+            f"{name}: accuracy {score:.4f}, {row['seconds']:.1f} s, model: {row['model']}", soft_wrap=True
+        )
+
+
+def print_search(result: SearchResult) -> None:
+    """The comparison that a search ends with, and the best of each task."""
+    columns = list(dict.fromkeys(key for row in result.comparison for key in row))
+    table = Table(*columns)
+    for row in result.comparison:
+        table.add_row(
+            *(f"{row[c]:.4f}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns)
+        )
+    out.print(table)
+    for task, row in result.best.items():
+        out.print(f"best for {task}: {row['trial']}, model: {row['model']}", soft_wrap=True)
+
+
+if not sys.stdout.isatty():
+    out.width = 160

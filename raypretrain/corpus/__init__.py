@@ -1,0 +1,1 @@
+"""Which bytes: sources, manifest, documents, and the held-out split."""

@@ -1,0 +1,113 @@
+"""Documents out of fragments, the held-out split, and samples of the corpus."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from raypretrain.corpus.manifest import Fragment, Manifest
+from raypretrain.corpus.sources import CorpusConfig
+
+_LEAST_OF_A_FRAGMENT = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text, and where it came from.
+
+    ``position`` says where in file ``file`` of the manifest: for text files the byte (of the decompressed
+    text) at which the document, or its JSON line, begins; for Parquet the row, from 0. ``(file, position)``
+    names a document.
+    """
+
+    text: str
+    file: int
+    position: int
+
+
+def read_documents(manifest: Manifest, fragment: Fragment, config: CorpusConfig) -> Iterator[Document]:
+    """The documents that begin in ``fragment``, in order, held-out ones among them; empty texts are none.
+
+    Raises:
+        InputError: a damaged file, named; or a line or row that holds no text, named with its number.
+        StorageError: it cannot be read.
+    """
+    source = manifest.open(fragment.file, config)
+    for position, text in source.texts(fragment.start, fragment.stop):
+        if text:
+            yield Document(text, fragment.file, position)
+
+
+def is_held_out(text: str, share: float) -> bool:
+    """Whether a document is held out: by the hash of its text and of nothing else, so for ever.
+
+    The same text is held out in every file, at every place, and with every larger ``share``.
+    """
+    if share <= 0:
+        return False
+    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") < share * 2.0**64
+
+
+def check_columns(manifest: Manifest, config: CorpusConfig) -> None:
+    """Look into the first file of each source, cheaply, whether its text is where the recipe says.
+
+    Raises:
+        InputError: the key or column is not there; names the file and those that are there.
+    """
+    seen: set[int] = set()
+    for index, file in enumerate(manifest.files):
+        if file.source not in seen:
+            seen.add(file.source)
+            manifest.open(index, config).check()
+
+
+def sample_documents(
+    manifest: Manifest, config: CorpusConfig, max_bytes: int, seed: int
+) -> Iterator[Document]:
+    """Training documents of about ``max_bytes`` of UTF-8 in all, spread over all sources and fragments.
+
+    Every source gets its weight's share where all sources have one, its size's share otherwise. Within a
+    source, each fragment gives the same number of bytes from its beginning. Deterministic.
+    """
+    for source, budget in _budgets(manifest, config, max_bytes).items():
+        yield from _sample_source(manifest, config, source, budget, seed)
+
+
+def _budgets(manifest: Manifest, config: CorpusConfig, max_bytes: int) -> dict[int, float]:
+    """Bytes to sample from each source."""
+    present = sorted({file.source for file in manifest.files})
+    sizes = [float(manifest.bytes[manifest.source == source].sum()) for source in present]
+    weights = [config.sources[source].weight for source in present]
+    shares = sizes if None in weights else [float(weight or 0) for weight in weights]
+    return {source: max_bytes * share / sum(shares) for source, share in zip(present, shares, strict=True)}
+
+
+def _sample_source(
+    manifest: Manifest, config: CorpusConfig, source: int, budget: float, seed: int
+) -> Iterator[Document]:
+    fragments = np.flatnonzero(manifest.source == source)
+    order = np.random.default_rng([seed, source]).permutation(fragments)
+    quota = max(_LEAST_OF_A_FRAGMENT, int(budget / len(order)))
+    taken = dict.fromkeys((int(i) for i in order), 0)  # documents of each fragment that still has some
+    total = 0
+    while taken and total < budget:
+        for index in list(taken):
+            size, skip = 0, taken.pop(index)
+            for number, document in enumerate(read_documents(manifest, manifest.fragment(index), config)):
+                if number < skip:
+                    continue
+                if size >= quota:
+                    taken[index] = number
+                    break
+                if is_held_out(document.text, config.held_out):
+                    continue
+                length = len(document.text.encode("utf-8"))
+                size += length
+                total += length
+                yield document
+                if total >= budget:
+                    return

@@ -1,0 +1,1 @@
+"""What is adapted: tasks, trials, search, and the Ray Tune driver."""

@@ -1,0 +1,79 @@
+"""Fine-tuning without a search: one trial a task, in this process. No Ray."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from typing import Any
+
+from raypretrain.errors import RaypretrainError
+from raypretrain.finetuning.head import FeatureCache
+from raypretrain.finetuning.recipe import FinetuneRecipe
+from raypretrain.finetuning.release import release
+from raypretrain.finetuning.results import best_of, write_results
+from raypretrain.finetuning.trial import Start, run_trial
+from raypretrain.finetuning.work import (
+    PlannedTrial,
+    Progress,
+    Work,
+    prepare,
+    refuse_if_all_failed,
+    rows_of,
+    write_failure,
+    write_plan,
+)
+
+
+def finetune(recipe: FinetuneRecipe, progress: Progress | None = None) -> dict[str, Any]:
+    """Fine-tune one classifier for each task with the settings of ``adapt``; ``search`` is ignored.
+
+    The same recipe again repeats nothing that is done.
+
+    Args:
+        progress: is told ``plan`` (trials, done), ``epoch`` (trial, and the numbers), ``trial`` (trial,
+            status).
+
+    Returns:
+        folder, seconds, tasks (name → its row with ``model``, the released folder), and the paths of the
+        tables.
+
+    Raises:
+        RaypretrainError: what is wrong with the input, or the first trial that failed.
+    """
+    began = time.perf_counter()
+    tell = progress or (lambda event: None)
+    work = prepare(recipe, [recipe.adapt])
+    pending = work.pending()
+    tell({"event": "plan", "trials": len(work.trials), "done": len(work.trials) - len(pending)})
+    start = work.start()
+    tokens = work.tokens(pending)
+    cache = FeatureCache()
+    for trial in pending:
+        status = _attempt(work, start, trial, tokens[trial.task, trial.adapt.length], cache, tell)
+        tell({"event": "trial", "trial": trial.id, "status": status})
+    rows = rows_of(work)
+    refuse_if_all_failed(work, rows)
+    tasks = {}
+    for trial in work.trials:
+        row = best_of(rows, recipe.search)[trial.task]
+        tasks[trial.task] = row | {"model": str(release(work, start, trial, row))}
+    summary = {"folder": str(work.folder), "seconds": round(time.perf_counter() - began, 3), "tasks": tasks}
+    return summary | {"paths": write_results(work.folder, rows, summary)}
+
+
+def _attempt(
+    work: Work, start: Start, trial: PlannedTrial, tokens: Any, cache: FeatureCache, tell: Progress
+) -> str:
+    """Run one trial; a failure of its own is recorded, and the next task goes on."""
+    folder = work.trial_folder(trial)
+    write_plan(work, trial)
+
+    def report(line: dict[str, Any]) -> None:
+        tell({"event": "epoch", "trial": trial.id, "epochs": trial.adapt.epochs} | line)
+
+    try:
+        run_trial(start, tokens, trial.adapt, folder, report=report, cache=cache)
+    except RaypretrainError as error:
+        write_failure(folder, str(error), traceback.format_exc())
+        return "failed"
+    return "finished"

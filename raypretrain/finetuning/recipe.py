@@ -1,0 +1,54 @@
+"""The recipe of fine-tuning: a base model, tasks, and how trials adapt the one to the others."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from raypretrain.config import Config, Location
+from raypretrain.finetuning.adapt import AdaptConfig
+from raypretrain.finetuning.base import BaseConfig
+from raypretrain.finetuning.space import SearchConfig, expand
+from raypretrain.finetuning.tasks import TaskConfig
+
+
+class FolderConfig(Config):
+    """Where results go.
+
+    Args:
+        folder: the run's folder; every node of the cluster must see it.
+        seed: of the values that a search draws.
+    """
+
+    folder: Location = "runs/finetune"
+    seed: int = Field(default=0, ge=0)
+
+
+class TrialCompute(Config):
+    """What one trial takes; several run at once while there is room."""
+
+    cpus_per_trial: float = Field(default=1, gt=0)
+    gpus_per_trial: float = Field(default=0, ge=0)
+
+
+class FinetuneRecipe(Config):
+    """What ``raypretrain finetune`` and ``raypretrain search`` are given."""
+
+    run: FolderConfig = FolderConfig()
+    base: BaseConfig
+    tasks: list[TaskConfig] = Field(min_length=1)
+    adapt: AdaptConfig = AdaptConfig()
+    search: SearchConfig = SearchConfig()
+    compute: TrialCompute = TrialCompute()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FinetuneRecipe:
+        names = [task.name for task in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two tasks are named '{name}'")
+        self.trials()
+        return self
+
+    def trials(self) -> list[AdaptConfig]:
+        """The trials of a search on each task."""
+        return expand(self.adapt, self.search, self.run.seed)

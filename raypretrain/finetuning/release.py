@@ -1,0 +1,52 @@
+"""The best classifier of a task, released: a folder that ``transformers`` loads and that predicts alike."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from raypretrain.finetuning.trial import WEIGHTS, Start, rebuild
+from raypretrain.finetuning.work import PlannedTrial, Work
+from raypretrain.models.huggingface import save_classifier
+from raypretrain.storage import write_atomic
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
+
+
+def release(work: Work, start: Start, trial: PlannedTrial, result: dict[str, Any]) -> Path:
+    """Write ``best/<task>`` for ``AutoModelForSequenceClassification`` and ``AutoTokenizer``.
+
+    ``truncation=True`` alone cuts texts as the trial did: the length is in the tokenizer's config.
+    ``trial.json`` says which trial this is and what it measured.
+    """
+    task, base = work.tasks[trial.task], work.base
+    folder = work.folder / "best" / trial.task
+    model = rebuild(start, trial.adapt, len(task.labels), work.trial_folder(trial))
+    save_classifier(model, folder, task.labels, pad=base.pad, bos=base.bos, eos=base.eos)
+    for name in TOKENIZER_FILES:
+        if (base.folder / name).exists():
+            shutil.copyfile(base.folder / name, folder / name)
+    _fit_tokenizer_config(folder, base.tokenizer, base.pad, trial.adapt.length)
+    write_atomic(folder / "trial.json", json.dumps({"trial": trial.id} | result, indent=2) + "\n")
+    return folder
+
+
+def forget_weights(work: Work, keep: set[str]) -> None:
+    """Delete the weights of all trials but ``keep``: of a large model, each trial's take gigabytes."""
+    for trial in work.trials:
+        if trial.id not in keep:
+            (work.trial_folder(trial) / WEIGHTS).unlink(missing_ok=True)
+
+
+def _fit_tokenizer_config(folder: Path, tokenizer: Path, pad: int, length: int) -> None:
+    """Pad on the right with ``pad``, cut at ``length``: what the classifier was trained with."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer_config.json"
+    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    values.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    values["pad_token"] = Tokenizer.from_file(str(tokenizer)).id_to_token(pad)
+    values |= {"model_max_length": length, "padding_side": "right", "truncation_side": "right"}
+    write_atomic(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")

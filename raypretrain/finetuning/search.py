@@ -1,0 +1,310 @@
+"""Fanning trials out with Ray Tune from one base model, read once and shared through the object store."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from raypretrain.errors import ClusterError, RaypretrainError
+from raypretrain.finetuning.encode import TaskTokens
+from raypretrain.finetuning.head import FeatureCache
+from raypretrain.finetuning.recipe import FinetuneRecipe
+from raypretrain.finetuning.release import forget_weights, release
+from raypretrain.finetuning.results import Row, best_of, compare, write_results
+from raypretrain.finetuning.space import SearchConfig
+from raypretrain.finetuning.work import (
+    PlannedTrial,
+    Progress,
+    Work,
+    prepare,
+    refuse_if_all_failed,
+    rows_of,
+    write_failure,
+    write_plan,
+    write_stopped,
+)
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+    from raypretrain.finetuning.trial import Start
+
+QUIET = {
+    # Its tables on the standard output, which verbose=0 leaves half of.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Tune's own loggers write one file a trial and format; ours is the metrics.jsonl of the trial.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Its snapshots are for its own way of resuming; what has a result.json is done, for us.
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",
+}
+
+Tokens = dict[tuple[str, int], TaskTokens]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Args:
+        rows: one flat row a trial: trial, task, status, ``adapt.*``, numbers.
+        best: task → its best trial's row, with ``model``: the released folder.
+        comparison: per task, way and initialisation, at their best settings: mean and spread over seeds.
+        paths: ``results`` (JSON), ``table`` (Parquet).
+        seconds: of the whole search.
+    """
+
+    rows: list[Row]
+    best: dict[str, Row]
+    comparison: list[Row]
+    paths: dict[str, str]
+    seconds: float
+
+
+def search(
+    recipe: FinetuneRecipe,
+    progress: Progress | None = None,
+    connect: Callable[[], None] | None = None,
+) -> SearchResult:
+    """Run all trials of a recipe on each of its tasks, several at once, and release the best of each task.
+
+    The same recipe again runs only what has no result yet; a trial that fails does not end the others. After
+    Ctrl-C the finished trials are kept and their table is written.
+
+    Args:
+        progress: is told ``plan`` (trials, done), ``epoch`` (trial, and its numbers) and ``trial`` (trial,
+            status: finished, stopped or failed, and its numbers).
+        connect: starts or joins Ray if it is not up yet; otherwise ``ray.init()`` does.
+
+    Raises:
+        RaypretrainError: what is wrong with the input or the cluster, or that no trial of a task was
+        finished. KeyboardInterrupt: after the table is written.
+    """
+    began = time.perf_counter()
+    tell = progress or (lambda event: None)
+    work = prepare(recipe, recipe.trials())
+    pending = work.pending()
+    tell({"event": "plan", "trials": len(work.trials), "done": len(work.trials) - len(pending)})
+    start = work.start()
+    whole = not pending or _run(work, start, pending, tell, connect)
+    rows = rows_of(work)
+    if whole:
+        refuse_if_all_failed(work, rows)
+    best = _released(work, start, rows)
+    comparison = compare(rows, recipe.search)
+    seconds = round(time.perf_counter() - began, 3)
+    summary = {"seconds": seconds, "best": best, "comparison": comparison}
+    paths = write_results(work.folder, rows, summary)
+    if not whole:
+        raise KeyboardInterrupt
+    return SearchResult(rows, best, comparison, paths, seconds)
+
+
+def _released(work: Work, start: Start, rows: list[Row]) -> dict[str, Row]:
+    trials = {trial.id: trial for trial in work.trials}
+    best = best_of(rows, work.recipe.search)
+    for row in best.values():
+        row["model"] = str(release(work, start, trials[row["trial"]], row))
+    forget_weights(work, keep={row["trial"] for row in best.values()})
+    return best
+
+
+def _run(
+    work: Work,
+    start: Start,
+    pending: Sequence[PlannedTrial],
+    tell: Progress,
+    connect: Callable[[], None] | None,
+) -> bool:
+    """Run trials under Ray Tune. False if somebody interrupted it."""
+    for trial in pending:
+        write_plan(work, trial)
+    tokens = work.tokens(pending)
+    if not ray.is_initialized():
+        (connect or _connect)()
+    compute, settings = work.recipe.compute, work.recipe.search
+    _check_room(compute.cpus_per_trial, compute.gpus_per_trial)
+    plans = {trial.id: (trial, str(work.trial_folder(trial))) for trial in pending}
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            _trial, start=start, tokens=tokens, plans=plans, threads=max(1, int(compute.cpus_per_trial))
+        ),
+        {"cpu": compute.cpus_per_trial, "gpu": compute.gpus_per_trial},
+    )
+    watch = _Watch(work, tell)
+    with _quiet(), tempfile.TemporaryDirectory(prefix=".tune-", dir=work.folder) as scratch:
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"trial": tune.grid_search(list(plans))},
+            tune_config=tune.TuneConfig(
+                scheduler=_Fair(settings, plans) if settings.scheduler == "asha" else FIFOScheduler(),
+                max_concurrent_trials=None if settings.concurrency == "auto" else settings.concurrency,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="search", storage_path=str(Path(scratch).resolve()), callbacks=[watch], verbose=0
+            ),
+        )
+        tuner.fit()
+    return watch.ended == set(plans)
+
+
+_CACHE = FeatureCache()
+"""Of a trial's process: Tune gives the process to the next trial of the same search."""
+
+
+def _trial(
+    config: dict[str, Any],
+    start: Start,
+    tokens: Tokens,
+    plans: dict[str, tuple[PlannedTrial, str]],
+    threads: int,
+) -> None:
+    """What Ray Tune calls in a trial's process; ``start`` and ``tokens`` lie in the object store."""
+    import torch
+
+    from raypretrain.finetuning.trial import run_trial
+
+    torch.set_num_threads(threads)
+    plan, folder = plans[config["trial"]]
+    task = tokens[plan.task, plan.adapt.length]
+    try:
+        run_trial(start, task, plan.adapt, Path(folder), report=tune.report, cache=_CACHE)
+    except Exception as error:
+        line = str(error) if isinstance(error, RaypretrainError) else f"{type(error).__name__}: {error}"
+        write_failure(Path(folder), line, traceback.format_exc())
+        raise
+
+
+class _Watch(tune.Callback):
+    """Tells what happens, and records what a trial cannot record itself: that it was stopped, or died."""
+
+    def __init__(self, work: Work, tell: Progress) -> None:
+        self.work, self.tell = work, tell
+        self.ended: set[str] = set()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        self.tell({"event": "epoch", "trial": trial.config["trial"]} | _numbers(result))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        name = trial.config["trial"]
+        folder = self.work.folder / "trials" / name
+        stopped = not (folder / "result.json").exists()
+        if stopped:
+            write_stopped(folder, _numbers(trial.last_result))
+        status = "stopped" if stopped else "finished"
+        self._end(name, {"status": status} | _numbers(trial.last_result))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        name = trial.config["trial"]
+        folder = self.work.folder / "trials" / name
+        if not (folder / "error.json").exists():
+            cause = trial.get_error() or RuntimeError("no reason is known")
+            write_failure(folder, f"the trial's process died ({type(cause).__name__})", str(cause))
+        error = json.loads((folder / "error.json").read_text(encoding="utf-8"))["error"]
+        self._end(name, {"status": "failed", "error": error})
+
+    def _end(self, name: str, event: dict[str, Any]) -> None:
+        self.ended.add(name)
+        self.tell({"event": "trial", "trial": name} | event)
+
+
+class _Fair(FIFOScheduler):
+    """ASHA (arXiv:1810.05934) for each group of comparable trials.
+
+    Trials of different tasks cannot be compared; and if those from the base and those from scratch competed,
+    the comparison between both would be over before it was made. One group is what shares task, way,
+    initialisation, epochs and seed.
+    """
+
+    def __init__(self, settings: SearchConfig, plans: dict[str, tuple[PlannedTrial, str]]) -> None:
+        super().__init__()
+        self._groups: dict[tuple[object, ...], TrialScheduler] = {}
+        self._settings, self._plans = settings, plans
+
+    def _group(self, trial: Trial) -> TrialScheduler:
+        plan, _ = self._plans[trial.config["trial"]]
+        adapt = plan.adapt
+        key = (plan.task, adapt.way, adapt.init, adapt.epochs, adapt.seed)
+        if key not in self._groups:
+            self._groups[key] = ASHAScheduler(
+                metric=self._settings.metric,
+                mode="max" if self._settings.larger_is_better else "min",
+                max_t=adapt.epochs + 1,  # the last epoch is nobody's to stop: the test set comes after it
+                reduction_factor=3,
+            )
+        return self._groups[key]
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        self._group(trial).on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if result["epoch"] >= self._plans[trial.config["trial"]][0].adapt.epochs:
+            return TrialScheduler.CONTINUE
+        return self._group(trial).on_trial_result(tune_controller, trial, result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        self._group(trial).on_trial_complete(tune_controller, trial, result)
+
+
+def _numbers(result: dict[str, Any] | None) -> dict[str, Any]:
+    """What a trial reported, without what Tune adds."""
+    kept = ("epoch", "train_loss", "seconds")
+    return {k: v for k, v in (result or {}).items() if k in kept or k.startswith("validation_")}
+
+
+def _connect() -> None:
+    ray.init(include_dashboard=False, log_to_driver=False)
+
+
+def _check_room(cpus: float, gpus: float) -> None:
+    """Refuse trials that no node has room for: Tune would wait for ever.
+
+    Raises:
+        ClusterError: with what the nodes have.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        return
+    largest: dict[str, float] = max(
+        nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)), default={}
+    )
+    raise ClusterError(
+        f"a trial wants {cpus:g} CPUs and {gpus:g} GPUs, and the largest node has "
+        f"{largest.get('CPU', 0):g} and {largest.get('GPU', 0):g}",
+        fix="lower compute.cpus_per_trial or compute.gpus_per_trial",
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what Tune says of itself; our progress and our table say it."""
+    before = {key: os.environ.get(key) for key in QUIET}
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    os.environ.update(QUIET)
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value

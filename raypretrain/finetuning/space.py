@@ -1,0 +1,123 @@
+"""Which trials a search consists of, decided before anything starts. Imports neither Ray nor torch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from raypretrain.config import Config, Count, nearest
+from raypretrain.finetuning.adapt import AdaptConfig
+
+
+class Axis(Config):
+    """The values that one key of ``adapt`` takes; exactly one of the four is given.
+
+    Args:
+        grid: each of them, combined with each of every other grid.
+        choice: one of them, drawn anew for each sample.
+        uniform: a number between the two, drawn anew for each sample.
+        log_uniform: the same, evenly over the orders of magnitude.
+    """
+
+    grid: list[Any] | None = Field(default=None, min_length=1)
+    choice: list[Any] | None = Field(default=None, min_length=1)
+    uniform: tuple[float, float] | None = None
+    log_uniform: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _one_is_given(self) -> Axis:
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError("give exactly one of grid, choice, uniform, log_uniform")
+        for low, high in filter(None, (self.uniform, self.log_uniform)):
+            if not low < high:
+                raise ValueError(f"the range [{low:g}, {high:g}] is empty")
+        if self.log_uniform and self.log_uniform[0] <= 0:
+            raise ValueError("log_uniform wants bounds above zero")
+        return self
+
+    def draw(self, random: np.random.Generator) -> Any:
+        """One value; only for an axis that is no grid."""
+        if self.choice is not None:
+            return self.choice[int(random.integers(len(self.choice)))]
+        if self.uniform is not None:
+            return float(random.uniform(*self.uniform))
+        assert self.log_uniform is not None
+        low, high = self.log_uniform
+        return math.exp(random.uniform(math.log(low), math.log(high)))
+
+
+class SearchConfig(Config):
+    """What is tried, and what decides.
+
+    Args:
+        metric: the number of a trial that decides; on the validation set, so that the test set stays unseen.
+        space: a key of ``adapt`` → its values.
+        trials: samples for each combination of the grids (more than 1 is of use only with a drawn axis).
+        scheduler: ``asha`` stops the ``full`` trials that do badly early. Only trials of the same task, way
+            and initialisation are compared with each other, so that a comparison between those stays fair.
+        concurrency: how many trials run at once; ``auto`` is as many as the cluster has room for.
+    """
+
+    metric: Literal["validation_accuracy", "validation_macro_f1", "validation_loss"] = "validation_accuracy"
+    mode: Literal["max", "min"] | None = None
+    space: dict[str, Axis] = Field(default_factory=dict)
+    trials: Count = Field(default=1, gt=0)
+    scheduler: Literal["asha", "none"] = "none"
+    concurrency: Count | Literal["auto"] = "auto"
+
+    @field_validator("space")
+    @classmethod
+    def _known_keys(cls, space: dict[str, Axis]) -> dict[str, Axis]:
+        for key in space:
+            if key not in AdaptConfig.model_fields:
+                guess = nearest(key, AdaptConfig.model_fields)
+                hint = f"; did you mean '{guess}'?" if guess else ""
+                raise ValueError(f"'{key}' is no key of adapt{hint}")
+        return space
+
+    @field_validator("concurrency")
+    @classmethod
+    def _some(cls, concurrency: int | str) -> int | str:
+        if isinstance(concurrency, int) and concurrency < 1:
+            raise ValueError("concurrency is at least 1, or auto")
+        return concurrency
+
+    @property
+    def larger_is_better(self) -> bool:
+        """``mode``, or what the metric's name implies."""
+        return self.mode == "max" if self.mode else self.metric != "validation_loss"
+
+
+def expand(adapt: AdaptConfig, search: SearchConfig, seed: int) -> list[AdaptConfig]:
+    """Every trial of a search, in a fixed order; the same ``seed`` draws the same values.
+
+    Trials that differ only in settings without effect (``AdaptConfig.effective``) are one trial.
+
+    Raises:
+        ValueError: a value of the space is not possible for its key.
+    """
+    random = np.random.default_rng(seed)
+    grids = {key: axis.grid for key, axis in search.space.items() if axis.grid is not None}
+    drawn = {key: axis for key, axis in search.space.items() if axis.grid is None}
+    found: dict[str, AdaptConfig] = {}
+    for cell in itertools.product(*grids.values()):
+        for _ in range(search.trials):
+            values = dict(zip(grids, cell, strict=True)) | {k: axis.draw(random) for k, axis in drawn.items()}
+            trial = _changed(adapt, values)
+            found.setdefault(json.dumps(trial.effective(), sort_keys=True), trial)
+    return list(found.values())
+
+
+def _changed(adapt: AdaptConfig, values: dict[str, Any]) -> AdaptConfig:
+    try:
+        return AdaptConfig.model_validate(adapt.model_dump() | values)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        key = str(detail["loc"][0]) if detail["loc"] else ""
+        message = str(detail["msg"]).removeprefix("Value error, ")
+        raise ValueError(f"space.{key}: {message} (got {values.get(key)!r})") from None

@@ -1,0 +1,166 @@
+"""The work of a run: which trials there are, what they share, and which are done. Plain functions, no Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raypretrain.config import save_recipe
+from raypretrain.errors import RunError
+from raypretrain.finetuning.adapt import AdaptConfig
+from raypretrain.finetuning.base import BaseModel, open_base, pack
+from raypretrain.finetuning.encode import TaskTokens, encode_task
+from raypretrain.finetuning.recipe import FinetuneRecipe
+from raypretrain.finetuning.tasks import Task, check_batch, load_task
+from raypretrain.storage import check_writable, write_atomic
+
+if TYPE_CHECKING:  # trial.py imports torch
+    from raypretrain.finetuning.trial import Start
+
+Progress = Callable[[dict[str, Any]], None]
+"""Takes an event: ``{"event": "plan" | "epoch" | "trial" | "export", …}``; see the functions that send it."""
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial that a recipe asks for; ``id``, also its folder's name, follows from all that it depends on."""
+
+    id: str
+    task: str
+    adapt: AdaptConfig
+
+
+@dataclass(frozen=True)
+class Work:
+    """A recipe with its inputs checked and read, weights aside."""
+
+    recipe: FinetuneRecipe
+    base: BaseModel
+    tasks: dict[str, Task]
+    trials: list[PlannedTrial]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.recipe.run.folder)
+
+    def trial_folder(self, trial: PlannedTrial) -> Path:
+        """Where a trial writes."""
+        return self.folder / "trials" / trial.id
+
+    def pending(self) -> list[PlannedTrial]:
+        """The trials without a result yet; those that failed are among them."""
+        return [trial for trial in self.trials if not (self.trial_folder(trial) / "result.json").exists()]
+
+    def tokens(self, trials: Sequence[PlannedTrial]) -> dict[tuple[str, int], TaskTokens]:
+        """(task, length) → the tokens that these trials need."""
+        seeds: dict[tuple[str, int], list[int]] = {}
+        for trial in trials:
+            seeds.setdefault((trial.task, trial.adapt.length), []).append(trial.adapt.seed)
+        return {
+            (name, length): encode_task(self.tasks[name], self.base.tokenizer, length, drawn)
+            for (name, length), drawn in seeds.items()
+        }
+
+    def start(self) -> Start:
+        """The base model with its weights, read now.
+
+        Raises:
+            InputError: they cannot be read, are pickled, or do not fit the config.
+        """
+        from raypretrain.finetuning.trial import Start
+        from raypretrain.models.huggingface import load_base
+
+        shape, state = load_base(self.base.folder)
+        return Start(shape, pack(state), self.base.pad)
+
+
+def prepare(recipe: FinetuneRecipe, trials: Sequence[AdaptConfig]) -> Work:
+    """Check everything that a user can have got wrong, then make the run's folder.
+
+    Args:
+        trials: to be run on each task.
+
+    Raises:
+        RaypretrainError: what is wrong with the base model, a task's files, or the folder.
+    """
+    base = open_base(recipe.base)
+    for adapt in trials:
+        base.check_length(adapt.length)
+    tasks = {config.name: load_task(config) for config in recipe.tasks}
+    counts = {name: task.config.examples or len(task.train) for name, task in tasks.items()}
+    for adapt in trials:
+        if adapt.way == "full":
+            check_batch(counts, adapt.batch)
+    check_writable(recipe.run.folder)
+    folder = Path(recipe.run.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_recipe(recipe, folder / "recipe.yaml")
+    return Work(recipe, base, tasks, _planned(base, tasks, trials))
+
+
+def _planned(base: BaseModel, tasks: dict[str, Task], trials: Sequence[AdaptConfig]) -> list[PlannedTrial]:
+    model = base.fingerprint()
+    planned = []
+    for name, task in tasks.items():
+        data = task.fingerprint
+        for adapt in trials:
+            whole = json.dumps([model, data, adapt.effective()], sort_keys=True)
+            short = hashlib.sha256(whole.encode()).hexdigest()[:10]
+            planned.append(PlannedTrial(f"{name}-{adapt.way}-{adapt.init}-{short}", name, adapt))
+    return planned
+
+
+def write_plan(work: Work, trial: PlannedTrial) -> None:
+    """Make a trial's folder with what it is going to do, and forget an earlier failure."""
+    folder = work.trial_folder(trial)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "error.json").unlink(missing_ok=True)
+    plan = {"trial": trial.id, "task": trial.task, "adapt": trial.adapt.model_dump(mode="json")}
+    write_atomic(folder / "recipe.json", json.dumps(plan, indent=2) + "\n")
+
+
+def write_failure(folder: Path, error: str, trace: str) -> None:
+    """Record that a trial failed: one line, and where it happened."""
+    write_atomic(folder / "error.json", json.dumps({"error": error, "trace": trace}, indent=2) + "\n")
+
+
+def write_stopped(folder: Path, numbers: dict[str, Any]) -> None:
+    """Record that a scheduler ended a trial early, with its last numbers; it has no test result."""
+    write_atomic(folder / "result.json", json.dumps({"status": "stopped"} | numbers, indent=2) + "\n")
+
+
+def rows_of(work: Work) -> list[dict[str, Any]]:
+    """One flat row a trial: trial, task, status (finished, stopped, failed, missing), settings, numbers."""
+    rows = []
+    for trial in work.trials:
+        folder, row = work.trial_folder(trial), {"trial": trial.id, "task": trial.task, "status": "missing"}
+        row |= {f"adapt.{key}": value for key, value in trial.adapt.effective().items()}
+        if (folder / "result.json").exists():
+            row |= {"status": "finished"} | json.loads((folder / "result.json").read_text())
+        elif (folder / "error.json").exists():
+            row |= {"status": "failed", "error": json.loads((folder / "error.json").read_text())["error"]}
+        rows.append(row)
+    return rows
+
+
+def refuse_if_all_failed(work: Work, rows: list[dict[str, Any]]) -> None:
+    """A task without a single finished trial has no best one.
+
+    Raises:
+        RunError: with the first failure.
+    """
+    for name in work.tasks:
+        own = [row for row in rows if row["task"] == name]
+        failed = [row for row in own if row["status"] == "failed"]
+        if failed and not any(row["status"] == "finished" for row in own):
+            first = failed[0]
+            raise RunError(
+                f"{len(failed)} of {len(own)} trials of task '{name}' failed, and none was finished; "
+                f"the first: {first['error']}",
+                where=str(work.folder / "trials" / first["trial"]),
+            )

@@ -1,0 +1,1 @@
+"""The network: transformer, presets, heads, import from and export to Hugging Face."""

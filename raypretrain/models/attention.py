@@ -1,0 +1,195 @@
+"""Causal self-attention: rotary positions, grouped heads, and a fast form of it for CPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from raypretrain.models.config import ModelShape
+
+LONGEST_BLOCKWISE = 1024
+"""Beyond this length the probabilities kept for the backward pass cost more memory than they save time."""
+
+BLOCK = 128
+"""Queries that are worked on at one time."""
+
+
+class Rotary:
+    """The cosines and sines of rotary positions (arXiv:2104.09864).
+
+    No module, and its tables are no buffers, because a model's ``.bfloat16()`` would round the angles away:
+    they are computed in fp32 and rounded last.
+    """
+
+    def __init__(self, head_width: int, theta: float) -> None:
+        self.head_width = head_width
+        self.theta = theta
+        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def tables(self, start: int, stop: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of the positions start..stop-1, each [stop - start, 1, head_width / 2], as ``like``."""
+        key = (like.device, like.dtype)
+        if key not in self._tables or len(self._tables[key][0]) < stop:
+            self._tables[key] = self._compute(max(stop, 128), like)
+        cos, sin = self._tables[key]
+        return cos[start:stop], sin[start:stop]
+
+    def _compute(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        steps = torch.arange(0, self.head_width, 2, device=like.device).float() / self.head_width
+        positions = torch.arange(length, device=like.device).float()
+        angles = torch.outer(positions, 1.0 / self.theta**steps)[:, None, :]
+        return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (i, i + head_width/2) of ``x`` [B, L, H, head_width] by their positions' angles."""
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+
+
+class Cache:
+    """Keys and values of the positions already seen, layer by layer, for sampling."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def length(self) -> int:
+        """How many positions it holds."""
+        return self.layers[0][0].shape[1] if self.layers else 0
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Append to a layer; all its keys and values, each [B, positions, key_value_heads, head_width]."""
+        if layer in self.layers:
+            old_key, old_value = self.layers[layer]
+            key, value = torch.cat((old_key, key), dim=1), torch.cat((old_value, value), dim=1)
+        self.layers[layer] = (key, value)
+        return key, value
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped keys and values (arXiv:2305.13245)."""
+
+    def __init__(self, shape: ModelShape, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_width = shape.head_width
+        queries, keys = shape.heads * shape.head_width, shape.key_value_heads * shape.head_width
+        self.query = nn.Linear(shape.width, queries, bias=False)
+        self.key = nn.Linear(shape.width, keys, bias=False)
+        self.value = nn.Linear(shape.width, keys, bias=False)
+        self.output = nn.Linear(queries, shape.width, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None) -> Tensor:
+        query, key, value = (
+            matrix(x).unflatten(-1, (-1, self.head_width)) for matrix in (self.query, self.key, self.value)
+        )
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        if cache is not None:
+            key, value = cache.extend(self.layer, key, value)
+        return self.output(causal_attention(query, key, value).flatten(2))
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``softmax(query·key / sqrt(head_width))·value``, each query seeing the keys up to its own position.
+
+    Args:
+        query: [B, L, heads, head_width].
+        key, value: [B, M, key_value_heads, head_width]; M ≥ L, the queries being the last L positions.
+
+    Returns:
+        [B, L, heads, head_width].
+    """
+    length, positions = query.shape[1], key.shape[1]
+    if query.device.type == "cpu" and 1 < length == positions <= LONGEST_BLOCKWISE:
+        return _BlockwiseAttention.apply(query, key, value)
+    mask = None
+    if 1 < length < positions:
+        mask = torch.ones(length, positions, dtype=torch.bool, device=query.device).tril(positions - length)
+    mixed = F.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=length == positions,
+        enable_gqa=query.shape[2] != key.shape[2],
+    )
+    return mixed.transpose(1, 2)
+
+
+class _BlockwiseAttention(torch.autograd.Function):
+    """Faster than torch's own kernel on a CPU: large matrix products, and few above the diagonal.
+
+    Queries are taken block by block. The query heads that share a key are rows of one matrix, so that grouped
+    keys and values are never repeated. Inside, queries are [B·key_value_heads, group·block, head_width].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        keys, values = _heads_first(key), _heads_first(value)
+        output = torch.empty_like(query, memory_format=torch.contiguous_format)
+        probabilities = []
+        for start, stop in _blocks(query.shape[1]):
+            rows = _rows(query, keys, start, stop) * query.shape[-1] ** -0.5
+            scores = torch.bmm(rows, keys[:, :stop].transpose(1, 2))
+            _hide_future(scores, stop - start)
+            weights = torch.softmax(scores, dim=-1)
+            _write_rows(output, torch.bmm(weights, values[:, :stop]), start, stop)
+            probabilities.append(weights)
+        ctx.save_for_backward(query, keys, values, *probabilities)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, keys, values, *probabilities = ctx.saved_tensors
+        query_grad = torch.empty_like(query, memory_format=torch.contiguous_format)
+        # Every block adds to these: in fp32 for bf16, so that the sum is rounded once.
+        accurate = torch.promote_types(keys.dtype, torch.float32)
+        keys_grad, values_grad = (torch.zeros_like(keys, dtype=accurate) for _ in range(2))
+        scale = query.shape[-1] ** -0.5
+        for (start, stop), weights in zip(_blocks(query.shape[1]), probabilities, strict=True):
+            rows, slope = _rows(query, keys, start, stop), _rows(upstream, keys, start, stop)
+            values_grad[:, :stop] += torch.bmm(weights.transpose(1, 2), slope)
+            slope = torch.bmm(slope, values[:, :stop].transpose(1, 2))
+            slope = torch.ops.aten._softmax_backward_data(slope, weights, -1, weights.dtype)
+            _write_rows(query_grad, torch.bmm(slope, keys[:, :stop]) * scale, start, stop)
+            keys_grad[:, :stop] += torch.bmm(slope.transpose(1, 2), rows * scale)
+        heads = query.shape[0], -1, *keys.shape[1:]
+        return (
+            query_grad,
+            keys_grad.to(keys.dtype).view(heads).transpose(1, 2),
+            values_grad.to(keys.dtype).view(heads).transpose(1, 2),
+        )
+
+
+def _blocks(length: int) -> list[tuple[int, int]]:
+    return [(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    """[B, L, H, W] → [B·H, L, W]"""
+    return x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3])
+
+
+def _rows(x: Tensor, keys: Tensor, start: int, stop: int) -> Tensor:
+    """Positions start..stop-1 of [B, L, heads, W] as [B·key_value_heads, group·(stop - start), W]."""
+    groups = x[:, start:stop].unflatten(2, (len(keys) // len(x), -1))
+    return groups.permute(0, 2, 3, 1, 4).reshape(len(keys), -1, x.shape[3])
+
+
+def _write_rows(x: Tensor, rows: Tensor, start: int, stop: int) -> None:
+    """The inverse of :func:`_rows`: put ``rows`` where they belong in ``x``."""
+    batch, _, _, width = x.shape
+    groups = rows.view(batch, len(rows) // batch, -1, stop - start, width)
+    x[:, start:stop].unflatten(2, groups.shape[1:3]).copy_(groups.permute(0, 3, 1, 2, 4))
+
+
+def _hide_future(scores: Tensor, block: int) -> None:
+    """Make the scores [·, group·block, positions] of the keys after each query -inf."""
+    future = torch.full((block, block), float("-inf"), dtype=scores.dtype).triu(1)
+    scores.unflatten(1, (-1, block))[..., -block:].add_(future)

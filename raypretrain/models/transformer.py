@@ -1,0 +1,144 @@
+"""The decoder: RMSNorm, rotary positions, grouped-query attention and SwiGLU, as in Llama.
+
+Every matrix has the orientation and the order of heads of Hugging Face's ``LlamaForCausalLM``, so that
+weights go there and back by renaming alone (``huggingface.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raypretrain.models.attention import Attention, Cache, Rotary
+from raypretrain.models.config import ModelShape
+from raypretrain.models.loss import linear_cross_entropy
+
+
+class RMSNorm(nn.Module):
+    """``x / rms(x) · weight`` over the last dimension (arXiv:1910.07467), computed in fp32 for any dtype."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (arXiv:2002.05202)."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.gate = nn.Linear(shape.width, shape.feed_forward, bias=False)
+        self.up = nn.Linear(shape.width, shape.feed_forward, bias=False)
+        self.down = nn.Linear(shape.feed_forward, shape.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    """One layer: attention, then feed-forward, each on the normalised stream and added to it."""
+
+    def __init__(self, shape: ModelShape, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.attention = Attention(shape, layer)
+        self.feed_forward_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.feed_forward = FeedForward(shape)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, cache)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class Decoder(nn.Module):
+    """Embedding, layers and final norm: what the language model and the classifiers share."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embedding = nn.Embedding(shape.vocabulary, shape.width)
+        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.layers))
+        self.norm = RMSNorm(shape.width, shape.norm_eps)
+        self.rotary = Rotary(shape.head_width, shape.rope_theta)
+
+    def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """The residual stream before the final norm.
+
+        Args:
+            ids: [B, L] int64.
+            cache: the positions before ``ids``; it is extended by them.
+
+        Returns:
+            [B, L, width], in the dtype of the weights.
+        """
+        x = self.embedding(ids)
+        start = cache.length if cache is not None else 0
+        cos, sin = self.rotary.tables(start, start + ids.shape[1], like=x)
+        for block in self.blocks:
+            x = block(x, cos, sin, cache)
+        return x
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Set every weight; the same seed gives the same weights on every machine.
+
+        Matrices are normal with the shape's ``initializer_range``; those that write into the residual stream
+        are scaled by 1/sqrt(2·layers) (GPT-2), so that its variance does not grow with depth. Norms are 1.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in self.named_parameters():
+            if weight.ndim == 1:
+                weight.fill_(1.0)
+                continue
+            spread = self.shape.initializer_range
+            if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
+                spread /= math.sqrt(2 * self.shape.layers)
+            # Drawn in fp32 on the CPU, whatever the weight's own dtype and device.
+            weight.copy_(torch.empty(weight.shape).normal_(0.0, spread, generator=generator))
+
+
+class CausalLM(Decoder):
+    """The language model: predicts the next token of every position.
+
+    Its state dict holds ``head.weight`` only if the shape is not tied.
+    """
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__(shape)
+        self.head = None if shape.tied else nn.Linear(shape.width, shape.vocabulary, bias=False)
+
+    @overload
+    def forward(self, ids: Tensor) -> Tensor: ...
+
+    @overload
+    def forward(self, ids: Tensor, targets: Tensor) -> Tensor: ...
+
+    def forward(self, ids: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Logits, or with targets the loss.
+
+        Args:
+            ids: [B, L] int64.
+            targets: [B, L] int64, the token after each of ``ids`` (already shifted); -100 does not count.
+
+        Returns:
+            The logits [B, L, vocabulary], or with targets the mean cross-entropy in nats, an fp32 scalar.
+        """
+        x = self.norm(self.hidden(ids))
+        # Through the module's attribute: ZeRO 3 gathers the partitioned weight on that access.
+        weight = self.embedding.weight if self.head is None else self.head.weight
+        if targets is None:
+            return F.linear(x, weight)
+        return linear_cross_entropy(x.flatten(0, 1), weight, targets.flatten())
+
+    def next_logits(self, ids: Tensor, cache: Cache) -> Tensor:
+        """Logits [B, vocabulary] of the token after the last of ``ids`` [B, L], which extend ``cache``."""
+        last = self.norm(self.hidden(ids, cache)[:, -1])
+        return F.linear(last, self.embedding.weight if self.head is None else self.head.weight)

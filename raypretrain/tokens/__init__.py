@@ -1,0 +1,1 @@
+"""Which sequences: tokenizer, plan, packing, stream and cursor."""

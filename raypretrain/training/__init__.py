@@ -1,0 +1,1 @@
+"""What is learned: objective, schedule, engine, loop, checkpoint, and the Ray Train driver."""

@@ -1,0 +1,81 @@
+"""The board: a small actor through which the workers and the driver of a run talk. Ray's ``report`` would block a step."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import ray
+
+
+@ray.remote(num_cpus=0, max_concurrency=4)
+class Board:
+    """What the workers post and the driver reads, and the one thing that the driver asks of them: to stop."""
+
+    def __init__(self) -> None:
+        self._stop = False
+        self._error: str | None = None
+        self._notes: list[str] = []
+        self._latest: dict[str, Any] = {}
+
+    def post(self, **values: Any) -> None:
+        """Replace the latest values of these names, e.g. ``step=``, ``evaluation=``, ``phase=``."""
+        self._latest |= values
+
+    def note(self, line: str) -> None:
+        """Something that the user should read once."""
+        self._notes.append(line)
+
+    def fail(self, line: str) -> None:
+        """An error of the user's: no restart will mend it."""
+        self._error = self._error or line
+
+    def error(self) -> str | None:
+        """The first such error."""
+        return self._error
+
+    def ask_to_stop(self) -> None:
+        """Have the workers save a checkpoint after the step that they are in, and end."""
+        self._stop = True
+
+    def stop_asked(self) -> bool:
+        """Whether :meth:`ask_to_stop` was called."""
+        return self._stop
+
+    def read(self) -> tuple[dict[str, Any], list[str]]:
+        """The latest values, and the notes since the last call."""
+        notes, self._notes = self._notes, []
+        return dict(self._latest), notes
+
+
+class Poster:
+    """A worker's side of the board: never waits for it.
+
+    Args:
+        board: the actor's handle.
+        every: seconds between two posts of the same kind, and between two looks at whether to stop.
+    """
+
+    def __init__(self, board: Any, every: float = 0.25) -> None:
+        self._board, self._every = board, every
+        self._posted: dict[str, float] = {}
+        self._asked: Any = board.stop_asked.remote()
+        self._stop = False
+
+    def post(self, kind: str, value: Any, *, now: bool = False) -> None:
+        """Post ``value``, unless the last one of its kind is very recent."""
+        clock = time.monotonic()
+        if now or clock - self._posted.get(kind, 0.0) > self._every:
+            self._posted[kind] = clock
+            self._board.post.remote(**{kind: value})
+
+    def note(self, line: str) -> None:
+        """Something that the user should read once."""
+        self._board.note.remote(line)
+
+    def stop_asked(self) -> bool:
+        """Whether the driver asked to stop, as of at most a moment ago."""
+        if not self._stop and ray.wait([self._asked], timeout=0)[0]:
+            self._stop = ray.get(self._asked)
+            self._asked = self._board.stop_asked.remote()
+        return self._stop

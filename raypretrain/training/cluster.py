@@ -1,0 +1,147 @@
+"""The Ray cluster of a run: started on this machine or joined, and large enough for the recipe."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from dataclasses import dataclass
+
+import ray
+
+from raypretrain.errors import ClusterError
+from raypretrain.training.recipe import ComputeConfig, PretrainRecipe, batch_error
+
+LEAST_STREAM_CPUS = 0.5
+"""CPUs that the stream needs beside the workers, at least: Ray Data waits for ever if there are none."""
+
+_OBJECT_STORE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How a run uses the cluster.
+
+    Args:
+        workers: training workers.
+        device: ``cpu`` or ``cuda``.
+        precision: ``fp32`` or ``bf16``.
+        cpus_per_worker: CPUs that Ray reserves for each.
+        threads: threads that a worker computes with.
+        micro_batch: sequences of one forward pass.
+        stream_cpus: CPUs that reading and tokenizing may use at once.
+    """
+
+    workers: int
+    device: str
+    precision: str
+    cpus_per_worker: float
+    threads: int
+    micro_batch: int
+    stream_cpus: float
+
+
+def connect(address: str | None, cpus: float | None = None) -> None:
+    """Join the cluster at ``address``, or start one on this machine; does nothing if this process is in one.
+
+    A cluster of our own asks for a token on its (loopback) ports; the token lives in this process and its children
+    alone, not in the home directory.
+
+    Raises:
+        ClusterError: nothing answers at the address.
+    """
+    if ray.is_initialized():
+        return
+    # A checkpoint's report waits for Ray's next look at its workers: 2 s by default.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).split("\n")[0]
+            raise ClusterError(
+                f"no Ray cluster answers ({reason})", where=f"compute.address {address}"
+            ) from None
+        return
+    if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ray.init(
+        num_cpus=int(cpus) if cpus else (os.cpu_count() or 1),
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def local_resources() -> dict[str, float]:
+    """CPUs and GPUs of this machine, without starting Ray: what a dry run reckons with."""
+    import torch
+
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
+def size_up(recipe: PretrainRecipe, resources: dict[str, float]) -> Sizes:
+    """What a run of ``recipe`` takes of a cluster that has ``resources`` (``CPU``, ``GPU``).
+
+    Raises:
+        ClusterError: there is too little, or the workers do not divide the global batch.
+    """
+    compute = recipe.compute
+    cpus, gpus = resources.get("CPU", 0.0), int(resources.get("GPU", 0))
+    device = _device(compute, gpus)
+    workers = compute.workers or (_fitting(recipe.training.global_batch, gpus) if device == "cuda" else 1)
+    if recipe.training.global_batch % workers:
+        raise ClusterError(batch_error(recipe.training.global_batch, workers))
+    if device == "cuda" and workers > gpus:
+        raise ClusterError(
+            f"{workers} workers need as many GPUs, the cluster has {gpus}",
+            where="compute.workers",
+            fix=f"take at most {gpus} workers, or compute.device: cpu",
+        )
+    stream = compute.stream_cpus or max(LEAST_STREAM_CPUS, cpus / 4)
+    each = compute.cpus_per_worker or _cpus_for_each(cpus, stream, workers, device)
+    if workers * each + LEAST_STREAM_CPUS > cpus + 1e-9:
+        raise ClusterError(
+            f"{workers} workers of {each:g} CPUs and {LEAST_STREAM_CPUS:g} for the stream need "
+            f"{workers * each + LEAST_STREAM_CPUS:g} CPUs, the cluster has {cpus:g}",
+            where="compute.workers",
+            fix="take fewer workers, or a smaller compute.cpus_per_worker",
+        )
+    share = recipe.training.global_batch // workers
+    return Sizes(
+        workers=workers,
+        device=device,
+        precision=compute.precision or ("bf16" if device == "cuda" else "fp32"),
+        cpus_per_worker=each,
+        threads=max(1, round(each)),
+        micro_batch=_micro_batch(compute, share, recipe.sequences.length),
+        stream_cpus=min(stream, cpus - workers * each),
+    )
+
+
+def _device(compute: ComputeConfig, gpus: int) -> str:
+    if compute.device == "auto":
+        return "cuda" if gpus else "cpu"
+    return compute.device
+
+
+def _fitting(batch: int, gpus: int) -> int:
+    """The most workers that divide the global batch."""
+    return max(w for w in range(1, gpus + 1) if batch % w == 0)
+
+
+def _cpus_for_each(cpus: float, stream: float, workers: int, device: str) -> float:
+    """An equal part of what the stream leaves, in quarters; at most 4 beside a GPU, where they only feed it."""
+    part = int((cpus - stream) / workers * 4) / 4
+    # Never less than a quarter: where that does not fit, the caller says so.
+    return max(0.25, min(part, 4.0) if device == "cuda" else part)
+
+
+def _micro_batch(compute: ComputeConfig, share: int, length: int) -> int:
+    """The largest divisor of a worker's share of the batch within the recipe's, or about 4,096 tokens on a CPU and 16,384."""
+    most = compute.micro_batch or max(1, (16384 if compute.device == "cuda" else 4096) // length)
+    return max(m for m in range(1, share + 1) if share % m == 0 and m <= most)

@@ -1,0 +1,78 @@
+"""What a recipe comes to, without touching anything: sizes, steps, and what each worker must hold."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from raypretrain.models.config import ModelShape
+from raypretrain.training.cluster import Sizes, local_resources, size_up
+from raypretrain.training.prepare import list_corpus
+from raypretrain.training.recipe import PretrainRecipe, run_length
+from raypretrain.training.runfolder import RunFolder
+
+
+def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
+    """Resolve ``recipe`` against the files there are and this machine (a cluster is not asked).
+
+    Raises:
+        RaypretrainError: whatever a start would refuse as well.
+    """
+    manifest = list_corpus(recipe)
+    vocabulary = recipe.tokenizer.vocabulary
+    if recipe.tokenizer.path:
+        from raypretrain.tokens.tokenizer import Tokenizer
+
+        vocabulary = Tokenizer.load(recipe.tokenizer.path).vocabulary
+    folder = RunFolder(recipe.run.folder)
+    if folder.recipe.is_file():
+        from raypretrain.training.recipe import refuse_changes
+
+        refuse_changes(recipe, folder.read_recipe(), folder.path)
+    sizes = size_up(recipe, local_resources())
+    shape = recipe.model.shape(vocabulary, recipe.sequences.length)
+    length = run_length(recipe, shape.parameters)
+    return {
+        "run": str(folder.path),
+        "corpus": {"files": len(manifest.files), "bytes": sum(file.size for file in manifest.files)},
+        "model": {
+            "parameters": shape.parameters,
+            "vocabulary": vocabulary,
+            "layers": shape.layers,
+            "width": shape.width,
+        },
+        "training": {
+            "steps": length.steps,
+            "tokens": length.steps * length.tokens_per_step,
+            "tokens_per_step": length.tokens_per_step,
+            "flops": shape.flops_per_token(recipe.sequences.length) * length.steps * length.tokens_per_step,
+            "evaluate_every": length.evaluate_every,
+            "checkpoint_every": length.checkpoint_every,
+        },
+        "compute": vars(sizes),
+        "memory_per_worker": memory(recipe, sizes, shape),
+    }
+
+
+def memory(recipe: PretrainRecipe, sizes: Sizes, shape: ModelShape) -> dict[str, int]:
+    """Bytes that a worker holds, by part: a reckoning, without fragmentation and libraries.
+
+    Weights, gradients and AdamW's state by ZeRO stage: Rajbhandari et al., ZeRO, 2020, section 3; activations
+    without recomputation: Korthikanti et al., Reducing Activation Recomputation, 2022, eq. 2, for 34·width
+    and attention that keeps no scores.
+    """
+    half = sizes.precision == "bf16"
+    workers, zero, number = sizes.workers, recipe.compute.zero, shape.parameters
+    unit = 2 if half else 4
+    weights = number * unit // (workers if zero >= 3 else 1)
+    gradients = number * unit // (workers if zero >= 2 else 1)
+    optimizer = number * (12 if half else 8) // (workers if zero >= 1 else 1)
+    tokens = sizes.micro_batch * recipe.sequences.length
+    activations = tokens * shape.layers * shape.width * 17 * unit
+    return {
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": optimizer,
+        "activations": activations,
+        "total": math.fsum((weights, gradients, optimizer, activations)).__trunc__(),
+    }

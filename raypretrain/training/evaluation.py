@@ -1,0 +1,108 @@
+"""Held-out loss: sequences that are never trained on, chosen once for a run and kept in its folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raypretrain.corpus.documents import is_held_out, read_documents
+from raypretrain.tokens.packing import concatenate
+from raypretrain.tokens.window import Windows
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out text as sequences.
+
+    Args:
+        tokens: int32 [sequences, length].
+        bytes: bytes of UTF-8 that the predicted tokens (all but the first of each sequence) stand for.
+    """
+
+    tokens: NDArray[np.int32]
+    bytes: int
+
+    def save(self, path: Path) -> None:
+        """Write it as Parquet."""
+        table = pa.table({"tokens": list(self.tokens)}).replace_schema_metadata({"bytes": str(self.bytes)})
+        pq.write_table(table, path)
+
+    @classmethod
+    def load(cls, path: Path) -> HeldOut:
+        """Read what :meth:`save` wrote."""
+        table = pq.read_table(path)
+        rows = [np.asarray(row, np.int32) for row in table["tokens"].to_pylist()]
+        size = int((table.schema.metadata or {})[b"bytes"])
+        return cls(np.stack(rows) if rows else np.empty((0, 0), np.int32), size)
+
+
+def held_out_sequences(windows: Windows, most: int) -> HeldOut:
+    """The first ``most`` sequences of held-out documents, in a seeded order of the fragments.
+
+    Reads no more of the corpus than that takes. May hold fewer, also none.
+    """
+    manifest, tokenizer, length = windows.manifest, windows.tokenizer, windows.sequences.length
+    texts: list[str] = []
+    budget = most * length
+    order = np.random.default_rng([windows.seed, 2]).permutation(len(manifest))
+    for index in order:
+        for document in read_documents(manifest, manifest.fragment(int(index)), windows.corpus):
+            if is_held_out(document.text, windows.corpus.held_out):
+                texts.append(document.text)
+                budget -= len(tokenizer.encode(document.text)) + 2
+        if budget <= 0:
+            break
+    rows = concatenate(tokenizer.encode_batch(texts), length, bos=tokenizer.bos, eos=tokenizer.eos)[:most]
+    return HeldOut(rows, int(tokenizer.byte_lengths[rows[:, 1:]].sum()))
+
+
+@dataclass(frozen=True)
+class Share:
+    """What of the held-out text one worker evaluates: all workers take part in as many micro-batches (ZeRO 3)."""
+
+    batches: list[tuple[NDArray[np.int32], float]]
+
+
+def share_of(held_out: HeldOut, rank: int, world: int, micro_batch: int) -> Share:
+    """Worker ``rank``'s micro-batches, each with its weight: the number of its sequences that count."""
+    rows = held_out.tokens
+    rounds = math.ceil(len(rows) / (micro_batch * world))
+    batches = []
+    for i in range(rounds):
+        start = (i * world + rank) * micro_batch
+        own = rows[start : start + micro_batch]
+        # Past the end a worker computes something, because the others need it there, and counts nothing.
+        batches.append((own if len(own) else rows[:1], float(len(own))))
+    return Share(batches)
+
+
+def held_out_loss(
+    share: Share, loss: Callable[[NDArray[np.int32]], Tensor], total: Callable[[Tensor], Tensor]
+) -> float:
+    """Mean loss over all workers' held-out sequences, in nats per token.
+
+    Args:
+        share: of this worker.
+        loss: mean loss of a micro-batch, a scalar tensor.
+        total: sum of a tensor over all workers.
+    """
+    sums = torch.zeros(2, dtype=torch.float64)
+    for rows, weight in share.batches:
+        sums += torch.tensor([float(loss(rows)) * weight, weight], dtype=torch.float64)
+    sums = total(sums)
+    return float(sums[0] / sums[1])
+
+
+def bits_per_byte(nats_per_token: float, held_out: HeldOut) -> float:
+    """The loss by bytes of text instead of tokens: comparable between tokenizers."""
+    predicted = held_out.tokens.shape[0] * (held_out.tokens.shape[1] - 1)
+    return nats_per_token * predicted / held_out.bytes / math.log(2)

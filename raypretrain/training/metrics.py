@@ -1,0 +1,45 @@
+"""metrics.jsonl and evaluations.jsonl: a line a step, none missing and none twice, after any number of restarts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from raypretrain.storage import write_atomic
+
+
+class StepLog:
+    """An append-only file of JSON lines with a ``step`` each, in rising order.
+
+    Args:
+        path: the file; it may not exist yet.
+        after: lines of later steps are removed: they will be written again.
+    """
+
+    def __init__(self, path: Path, after: int) -> None:
+        rows = [row for row in read_log(path) if row["step"] <= after]
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._file = path.open("a", encoding="utf-8")
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write ``row`` out, at once: what a killed process had done can be read."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """End of the run."""
+        self._file.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log; a last line that was cut off in mid-write is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

@@ -1,0 +1,234 @@
+"""The driver of a pretraining run: prepares it, hands it to Ray Train, watches it, and releases the model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from raypretrain.errors import RunError
+from raypretrain.models.config import ModelShape
+from raypretrain.storage import check_writable, write_atomic
+from raypretrain.tokens.cursor import Cursor
+from raypretrain.training import checkpoint
+from raypretrain.training.board import Board
+from raypretrain.training.checkpoint import Standing
+from raypretrain.training.cluster import Sizes, connect, size_up
+from raypretrain.training.prepare import Prepared, prepare
+from raypretrain.training.recipe import Length, PretrainRecipe, run_length
+from raypretrain.training.release import release
+from raypretrain.training.runfolder import RunFolder, fingerprint_of
+from raypretrain.training.worker import Job, train_worker
+
+_POLL_SECONDS = 0.2
+_CHECKPOINT_BYTES_PER_PARAMETER = 14  # weights, both moments of Adam, and in bf16 the copy that computes
+
+
+@dataclass
+class Outcome:
+    """How a call of :func:`pretrain` ended.
+
+    Args:
+        status: ``finished``, or ``stopped`` (by a signal, with a checkpoint).
+        signal: the number of the signal that stopped it.
+        result: of a finished run, as in its result.json.
+    """
+
+    status: str
+    folder: Path
+    step: int
+    steps: int
+    signal: int | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+Watch = Callable[[dict[str, Any]], None]
+"""Is told what happens: ``{"say": line}``, ``{"start": …}``, and the latest ``phase``, ``step``, ``evaluation``."""
+
+
+def pretrain(recipe: PretrainRecipe, watch: Watch) -> Outcome:
+    """Carry out the run of ``recipe``: from nothing, or on from where it stopped, to a released model.
+
+    The first SIGINT or SIGTERM saves a checkpoint and ends, a second one ends at once.
+
+    Raises:
+        RaypretrainError: what the user can mend, from any process of the run.
+    """
+    folder = RunFolder(recipe.run.folder)
+    with folder.lock():
+        existed = folder.open(recipe)
+        done = folder.read_result()
+        if done is not None:
+            return Outcome("finished", folder.path, done["steps"], done["steps"], result=done)
+        return _carry_out(recipe, folder, existed, watch)
+
+
+def _carry_out(recipe: PretrainRecipe, folder: RunFolder, existed: bool, watch: Watch) -> Outcome:
+    def say(line: str) -> None:
+        watch({"say": line})
+
+    begun = time.time()
+    prepared = prepare(recipe, folder, say)
+    prepared_at = time.time()
+    say("starting Ray")
+    connect(recipe.compute.address)
+    sizes = size_up(recipe, ray.cluster_resources())
+    shape = recipe.model.shape(prepared.windows.tokenizer.vocabulary, recipe.sequences.length)
+    length = run_length(recipe, shape.parameters)
+    check_writable(folder.path, need_bytes=shape.parameters * _CHECKPOINT_BYTES_PER_PARAMETER * 2)
+    folder.write_environment(asdict(sizes))
+    watch({"start": {"shape": shape, "length": length, "sizes": sizes, "resumed": existed}})
+    board = Board.remote()
+    job = _job(recipe, folder, prepared, sizes, shape, length, board)
+    waits = {"prepare": prepared_at - begun, "ray": time.time() - prepared_at}
+    stopped_by = _fit(job, recipe, board, watch, waits)
+    _raise_user_error(board)
+    step = _newest_step(folder)
+    if stopped_by and step < length.steps:
+        return Outcome("stopped", folder.path, step, length.steps, signal=stopped_by)
+    if step < length.steps:
+        raise RunError(
+            f"ended after step {step} of {length.steps}", where=str(folder.path), fix="start it again"
+        )
+    say("releasing the model")
+    result = release(folder, recipe, prepared.windows.tokenizer)
+    write_atomic(folder.result, json.dumps(result, indent=1))
+    shutil.rmtree(folder.ray, ignore_errors=True)
+    return Outcome("finished", folder.path, step, length.steps, result=result)
+
+
+def _job(
+    recipe: PretrainRecipe,
+    folder: RunFolder,
+    prepared: Prepared,
+    sizes: Sizes,
+    shape: ModelShape,
+    length: Length,
+    board: Any,
+) -> Job:
+    windows = prepared.windows
+    start = Standing(
+        step=0,
+        cursor=Cursor(),
+        tokens=0,
+        world_size=sizes.workers,
+        zero=recipe.compute.zero,
+        recipe=fingerprint_of(recipe),
+        tokenizer=windows.tokenizer.fingerprint,
+        corpus=windows.manifest.fingerprint,
+    )
+    # One folder for each start: Ray would otherwise go by what it remembers of the last one.
+    attempt = time.strftime("%Y%m%d-%H%M%S")
+    return Job(
+        recipe=recipe,
+        folder=str(folder.path),
+        sizes=sizes,
+        shape=shape,
+        length=length,
+        held_out=prepared.held_out,
+        windows=[ray.put(windows)],
+        start=start,
+        pointers=str(folder.ray / attempt),
+        board=board,
+        submitted=time.time(),
+    )
+
+
+def _fit(job: Job, recipe: PretrainRecipe, board: Any, watch: Watch, waits: dict[str, float]) -> int | None:
+    """Run Ray Train to its end and pass on what the workers post; returns the signal that stopped it, if one did."""
+    sizes, pointers = job.sizes, Path(job.pointers)
+    trainer = ray.train.torch.TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=sizes.workers,
+            use_gpu=sizes.device == "cuda",
+            resources_per_worker={
+                "CPU": sizes.cpus_per_worker,
+                **({"GPU": 1} if sizes.device == "cuda" else {}),
+            },
+        ),
+        run_config=ray.train.RunConfig(
+            name=pointers.name,
+            storage_path=str(pointers.parent),
+            failure_config=ray.train.FailureConfig(max_failures=recipe.compute.max_failures),
+        ),
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if sizes.device == "cuda" else "gloo"),
+    )
+    errors: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            errors.append(error)
+
+    # In a thread of its own: in the main one Ray would take the signals, and end without a checkpoint.
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    with _signals() as received:
+        thread.start()
+        told = False
+        while thread.is_alive():
+            thread.join(_POLL_SECONDS)
+            _pass_on(board, watch, waits)
+            if received and not told:
+                told = True
+                board.ask_to_stop.remote()
+                watch({"say": "saving a checkpoint, then stopping; once more ends at once"})
+    _pass_on(board, watch, waits)
+    if errors:
+        _raise_user_error(board)
+        raise errors[0]
+    return received[0] if received else None
+
+
+def _pass_on(board: Any, watch: Watch, waits: dict[str, float]) -> None:
+    latest, notes = ray.get(board.read.remote())
+    for line in notes:
+        watch({"say": line})
+    if "starting" in latest:
+        latest["starting"] = {**waits, **latest["starting"]}
+    watch(latest)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM as a list that grows; a second one raises KeyboardInterrupt."""
+    received: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _raise_user_error(board: Any) -> None:
+    line = ray.get(board.error.remote())
+    if line:
+        raise RunError(line)
+
+
+def _newest_step(folder: RunFolder) -> int:
+    found = checkpoint.committed(folder.checkpoints)
+    return checkpoint.read_standing(found[0]).step if found else 0

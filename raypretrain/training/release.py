@@ -1,0 +1,70 @@
+"""The released model: a run's weights and tokenizer in Hugging Face's layout, and what the run came to."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from raypretrain.errors import RunError
+from raypretrain.models.huggingface import save_causal_lm
+from raypretrain.tokens.export import save_huggingface_tokenizer
+from raypretrain.tokens.tokenizer import Tokenizer
+from raypretrain.training import checkpoint
+from raypretrain.training.metrics import read_log
+from raypretrain.training.recipe import PretrainRecipe
+from raypretrain.training.runfolder import RunFolder
+
+WARM_UP_STEPS = 10
+"""Steps that are left out of the figures: in the first ones the stream and the caches fill."""
+
+
+def export(folder: RunFolder, to: Path, say: Any = print) -> int:
+    """Write the weights of a run's newest checkpoint that verifies, and its tokenizer, to ``to``; returns its step.
+
+    Raises:
+        RunError: there is no such run, or no checkpoint.
+    """
+    from raypretrain.training.engine import consolidated_state
+
+    recipe = folder.read_recipe()
+    newest = checkpoint.newest_verified(folder.checkpoints, say)
+    if newest is None:
+        raise RunError("has no checkpoint yet", where=str(folder.path), fix="train until the first one")
+    standing = checkpoint.read_standing(newest)
+    tokenizer = Tokenizer.load(folder.tokenizer)
+    shape = recipe.model.shape(tokenizer.vocabulary, recipe.sequences.length)
+    state = consolidated_state(newest, standing.zero)
+    to.mkdir(parents=True, exist_ok=True)
+    save_causal_lm(state, shape, to, bos=tokenizer.bos, eos=tokenizer.eos, pad=tokenizer.pad)
+    save_huggingface_tokenizer(tokenizer, to)
+    return standing.step
+
+
+def release(folder: RunFolder, recipe: PretrainRecipe, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Export the finished run to ``RUN/model`` and sum it up."""
+    export(folder, folder.model, say=lambda line: None)
+    shape = recipe.model.shape(tokenizer.vocabulary, recipe.sequences.length)
+    return {"model": str(folder.model), "parameters": shape.parameters, **summary(folder)}
+
+
+def summary(folder: RunFolder) -> dict[str, Any]:
+    """The run's figures: speed and waiting after the first steps, held-out loss at the start and the end."""
+    rows = read_log(folder.metrics)
+    evaluations = read_log(folder.evaluations)
+    steady = rows[WARM_UP_STEPS:] or rows
+    seconds = sum(row["step_seconds"] for row in steady)
+    figures: dict[str, Any] = {
+        "steps": rows[-1]["step"],
+        "tokens": rows[-1]["tokens"],
+        "final_loss": rows[-1]["loss"],
+        "train_seconds": sum(row["step_seconds"] for row in rows),
+        "tokens_per_second": rows[-1]["tokens"] / rows[-1]["step"] * len(steady) / seconds,
+        "median_step_seconds": statistics.median(row["step_seconds"] for row in steady),
+        "data_wait_share": sum(row["data_wait_seconds"] for row in steady) / seconds,
+    }
+    if evaluations:
+        for name, row in (("first", evaluations[0]), ("last", evaluations[-1])):
+            figures[f"{name}_held_out_loss"] = row["held_out_loss"]
+            figures[f"{name}_held_out_bits_per_byte"] = row["held_out_bits_per_byte"]
+    return figures

@@ -1,0 +1,149 @@
+"""A real search under Ray Tune, on a cluster of two CPUs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from raypretrain.config import save_recipe
+from raypretrain.errors import ClusterError, RunError
+from raypretrain.finetuning.search import search
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """The test session's cluster if it has one; otherwise one for this file."""
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+SPACE = {"way": {"grid": ["full", "head"]}, "init": {"grid": ["base", "scratch"]}}
+
+
+def test_a_search_survives_a_trial_that_dies_and_is_not_repeated(recipe, tmp_path, capfd):
+    space = SPACE | {"learning_rate": {"grid": [3e-3, 1e30]}}
+    wanted = recipe(search={"space": space}, adapt={"clip": 1e30})
+    events = []
+    found = search(wanted, events.append)
+    # 8 cells, but the head ways are the same trial at each learning rate.
+    assert [row["status"] for row in found.rows].count("finished") == 4
+    failed = [row for row in found.rows if row["status"] == "failed"]
+    assert {row["adapt.learning_rate"] for row in failed} == {1e30}
+    assert "the loss is" in failed[0]["error"]
+    assert len(failed) == 2
+    assert events[0] == {"event": "plan", "trials": 6, "done": 0}
+    ends = [event for event in events if event["event"] == "trial"]
+    assert sorted(event["status"] for event in ends) == ["failed"] * 2 + ["finished"] * 4
+    best = found.best["mood"]
+    assert best["validation_accuracy"] == max(row.get("validation_accuracy", 0) for row in found.rows)
+    assert (Path(best["model"]) / "model.safetensors").exists()
+    table = pq.read_table(found.paths["table"]).to_pylist()
+    assert [row["trial"] for row in table] == [row["trial"] for row in found.rows]
+    assert json.loads(Path(found.paths["results"]).read_text())["best"]["mood"]["trial"] == best["trial"]
+    kept = list((tmp_path / "run" / "trials").glob("*/classifier.safetensors"))
+    assert [path.parent.name for path in kept] == [best["trial"]]
+    assert not list((tmp_path / "run").glob(".tune-*"))
+    assert capfd.readouterr().out == ""
+
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "trials").glob("*/result.json")}
+    events.clear()
+    again = search(wanted, events.append)
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    assert events[0] == {"event": "plan", "trials": 6, "done": 4}  # what failed is tried again
+    assert again.best["mood"]["trial"] == best["trial"]
+
+
+def test_a_search_gives_the_numbers_that_fine_tuning_alone_gives(recipe, tmp_path):
+    from raypretrain.finetuning.finetune import finetune
+
+    adapt = {"way": "full", "learning_rate": 3e-3}
+    found = search(recipe(adapt=adapt, search={"space": {"seed": {"grid": [0, 1]}}}))
+    alone = finetune(recipe(adapt=adapt | {"seed": 1}, run={"folder": str(tmp_path / "alone")}))["tasks"][
+        "mood"
+    ]
+    (row,) = [row for row in found.rows if row["adapt.seed"] == 1]
+    assert row["trial"] == alone["trial"]
+    assert row["test_loss"] == pytest.approx(alone["test_loss"], rel=1e-4)
+
+
+def test_asha_stops_bad_trials_but_never_a_whole_way_or_initialisation(recipe):
+    rates = {"grid": [3e-3, 2e-3, 1e-9, 2e-9, 3e-9, 4e-9]}
+    space = {"init": {"grid": ["base", "scratch"]}, "learning_rate": rates}
+    adapt = {"epochs": 6, "warm_head": False}
+    found = search(recipe(adapt=adapt, search={"space": space, "scheduler": "asha"}))
+    stopped = [row for row in found.rows if row["status"] == "stopped"]
+    assert stopped
+    assert all("test_accuracy" not in row for row in stopped)
+    assert {row["adapt.init"] for row in found.rows if row["status"] == "finished"} == {"base", "scratch"}
+    assert {row["init"] for row in found.comparison} == {"base", "scratch"}
+
+
+def test_a_search_in_which_all_trials_fail_says_so(recipe):
+    space = {"seed": {"grid": [0, 1]}}
+    with pytest.raises(RunError, match=r"2 of 2 trials of task 'mood' failed.*the first: the loss is"):
+        search(recipe(adapt={"learning_rate": 1e30, "clip": 1e30}, search={"space": space}))
+
+
+def test_trials_larger_than_the_cluster_are_refused(recipe):
+    with pytest.raises(
+        ClusterError, match="a trial wants 64 CPUs and 0 GPUs, and the largest node has 2 and 0"
+    ):
+        search(recipe(compute={"cpus_per_trial": 64}))
+
+
+INTERRUPTED = """
+import sys
+import ray
+from raypretrain.config import load_recipe
+from raypretrain.finetuning.recipe import FinetuneRecipe
+from raypretrain.finetuning.search import search
+
+def tell(event):
+    print(event["event"], event.get("status"), flush=True)
+
+ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+try:
+    search(load_recipe(sys.argv[1], FinetuneRecipe), tell)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(recipe, tmp_path):
+    space = {"epochs": {"grid": [1, 100_000]}}
+    wanted = recipe(search={"space": space, "concurrency": 1})
+    save_recipe(wanted, tmp_path / "recipe.yaml")
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "recipe.yaml")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    seen = [line for line in iter(process.stdout.readline, "epoch None\n")]  # the first trial's only epoch
+    seen += [line for line in iter(process.stdout.readline, "epoch None\n")]  # the second has begun
+    assert "trial finished\n" in seen
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert [row["status"] for row in _rows(tmp_path)] == ["finished", "missing"]
+    assert not list((tmp_path / "run").glob(".tune-*"))
+    shorter = recipe(search={"space": {"epochs": {"grid": [1, 2]}}})
+    events = []
+    assert len(search(shorter, events.append).rows) == 2
+    assert events[0] == {"event": "plan", "trials": 2, "done": 1}
+
+
+def _rows(tmp_path: Path) -> list[dict[str, Any]]:
+    return json.loads((tmp_path / "run" / "results.json").read_text())["rows"]

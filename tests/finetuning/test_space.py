@@ -1,0 +1,84 @@
+"""The trials of a search."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from raypretrain.config import validate
+from raypretrain.errors import RecipeError
+from raypretrain.finetuning.adapt import AdaptConfig
+from raypretrain.finetuning.recipe import FinetuneRecipe
+from raypretrain.finetuning.space import SearchConfig, expand
+
+MINIMAL = {"base": {"path": "model"}, "tasks": [{"name": "a", "train": {"path": "a.csv"}}]}
+
+
+def _trials(seed: int = 0, **search: object) -> list[AdaptConfig]:
+    return expand(AdaptConfig(), SearchConfig.model_validate(search), seed)
+
+
+def test_grids_multiply_and_settings_without_effect_do_not():
+    space = {"way": {"grid": ["full", "head"]}, "learning_rate": {"grid": [1e-3, 1e-4, 1e-5]}}
+    trials = _trials(space=space)
+    assert [t.way for t in trials] == ["full"] * 3 + ["head"]
+    assert [t.learning_rate for t in trials[:3]] == [1e-3, 1e-4, 1e-5]
+    seeds = _trials(space=space | {"seed": {"grid": [0, 1]}})
+    assert len(seeds) == 8
+
+
+def test_drawn_values_are_within_their_bounds_and_belong_to_the_seed():
+    space = {"learning_rate": {"log_uniform": [1e-5, 1e-2]}, "batch": {"choice": [8, 16]}}
+    trials = _trials(space=space, trials=60)
+    assert trials == _trials(space=space, trials=60)
+    assert trials != _trials(space=space, trials=60, seed=1)
+    rates = [t.learning_rate for t in trials]
+    assert 1e-5 <= min(rates) < 1e-4
+    assert 1e-3 < max(rates) <= 1e-2
+    assert 15 < sum(math.log10(rate) < -3.5 for rate in rates) < 45
+    assert {t.batch for t in trials} == {8, 16}
+    uniform = _trials(space={"weight_decay": {"uniform": [0.1, 0.2]}}, trials=5)
+    assert all(0.1 <= t.weight_decay <= 0.2 for t in uniform)
+    assert len({t.weight_decay for t in uniform}) == 5
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        (
+            {"space": {"lerning_rate": {"grid": [1]}}},
+            "'lerning_rate' is no key of adapt; did you mean 'learning_rate'?",
+        ),
+        ({"space": {"seed": {"grid": [1], "choice": [2]}}}, "give exactly one of grid, choice, uniform"),
+        ({"space": {"seed": {}}}, "give exactly one of grid"),
+        (
+            {"space": {"way": {"grid": ["full", "lora"]}}},
+            "space.way: Input should be 'full' or 'head' (got 'lora')",
+        ),
+        ({"space": {"learning_rate": {"uniform": [2, 1]}}}, "the range [2, 1] is empty"),
+        ({"space": {"learning_rate": {"log_uniform": [0, 1]}}}, "log_uniform wants bounds above zero"),
+        ({"sheduler": "asha"}, "unknown key 'search.sheduler'; did you mean 'scheduler'?"),
+        ({"concurrency": 0}, "concurrency is at least 1, or auto"),
+    ],
+)
+def test_what_is_wrong_with_a_search_is_said_before_anything_starts(search, message):
+    with pytest.raises(RecipeError) as caught:
+        validate(MINIMAL | {"search": search}, FinetuneRecipe, folder=Path("/"), where="recipe.yaml")
+    assert message in str(caught.value)
+    assert "recipe.yaml" in str(caught.value)
+
+
+def test_a_minimal_recipe_is_enough_and_its_paths_are_relative_to_it():
+    recipe = validate(MINIMAL, FinetuneRecipe, folder=Path("/some"), where="recipe.yaml")
+    assert recipe.base.path == "/some/model"
+    assert recipe.tasks[0].train.path == "/some/a.csv"
+    assert len(recipe.trials()) == 1
+
+
+def test_two_tasks_of_one_name_are_refused():
+    with pytest.raises(RecipeError, match="two tasks are named 'a'"):
+        validate(
+            MINIMAL | {"tasks": MINIMAL["tasks"] * 2}, FinetuneRecipe, folder=Path("/"), where="recipe.yaml"
+        )

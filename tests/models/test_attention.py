@@ -1,0 +1,98 @@
+"""The blockwise attention against torch's own, and the positions."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from raypretrain.models import attention
+from raypretrain.models.attention import Cache, Rotary, causal_attention, rotate
+
+
+def _inputs(length: int, heads: int, key_value_heads: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(length)
+    return [
+        torch.randn(2, length, n, 6, generator=generator, dtype=dtype).requires_grad_()
+        for n in (heads, key_value_heads, key_value_heads)
+    ]
+
+
+def _reference(query, key, value):
+    heads_first = (x.transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=True).transpose(1, 2)
+
+
+@pytest.mark.parametrize("length", [2, 3, 15, 16, 17, 48, 50])
+@pytest.mark.parametrize(("heads", "key_value_heads"), [(4, 4), (4, 2), (6, 1)])
+def test_blockwise_attention_and_its_gradients_are_torchs(length, heads, key_value_heads, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", 16)
+    inputs = _inputs(length, heads, key_value_heads, torch.float64)
+    ours, theirs = causal_attention(*inputs), _reference(*inputs)
+    assert type(ours.grad_fn).__name__ == "_BlockwiseAttentionBackward"
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=ours.dtype)
+    gradients = [torch.autograd.grad(out, inputs, upstream) for out in (ours, theirs)]
+    for mine, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-11)
+
+
+def test_in_bf16_blockwise_attention_is_as_exact_as_torchs():
+    inputs = _inputs(512, 4, 2, torch.bfloat16)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    upstream = torch.randn(2, 512, 4, 6, generator=torch.Generator().manual_seed(1)).bfloat16()
+    results = []
+    for compute, given in ((causal_attention, inputs), (_reference, inputs), (_reference, exact)):
+        output = compute(*given)
+        results.append((output.detach(), *torch.autograd.grad(output, given, upstream.to(output.dtype))))
+    for mine, reference, truth in zip(*results, strict=True):
+        errors = [(x.double() - truth).norm() / truth.norm() for x in (mine, reference)]
+        assert errors[0] < 1.25 * errors[1] + 1e-3
+
+
+def test_beyond_the_longest_blockwise_length_torchs_kernel_is_used(monkeypatch):
+    monkeypatch.setattr(attention, "LONGEST_BLOCKWISE", 16)
+    inputs = _inputs(17, 4, 2, torch.float32)
+    output = causal_attention(*inputs)
+    assert "BlockwiseAttention" not in type(output.grad_fn).__name__
+    torch.testing.assert_close(output, _reference(*inputs))
+
+
+def test_queries_after_a_cache_see_every_earlier_position():
+    query, key, value = _inputs(20, 4, 2, torch.float32)
+    whole = causal_attention(query, key, value)
+    for first in (5, 19):  # several new positions, and one
+        torch.testing.assert_close(causal_attention(query[:, first:], key, value), whole[:, first:])
+
+
+def test_the_cache_appends_layer_by_layer():
+    cache = Cache()
+    assert cache.length == 0
+    for layer in (0, 1):
+        cache.extend(layer, torch.zeros(1, 3, 2, 4), torch.zeros(1, 3, 2, 4))
+    key, value = cache.extend(1, torch.ones(1, 2, 2, 4), torch.full((1, 2, 2, 4), 2.0))
+    assert key.shape == value.shape == (1, 5, 2, 4)
+    assert key[0, :, 0, 0].tolist() == [0, 0, 0, 1, 1]
+    assert value[0, :, 0, 0].tolist() == [0, 0, 0, 2, 2]
+    assert cache.length == 3  # as the first layer has it, until a forward pass is through
+
+
+def test_rotated_products_depend_on_the_distance_alone():
+    rotary = Rotary(8, 10_000.0)
+    query, key = (torch.randn(1, 1, 1, 8, dtype=torch.float64) for _ in range(2))
+
+    def product(at: int, other: int) -> float:
+        turned = (rotate(x, *rotary.tables(i, i + 1, x)) for x, i in ((query, at), (key, other)))
+        first, second = turned
+        return float((first * second).sum())
+
+    assert product(7, 3) == pytest.approx(product(57, 53), rel=1e-5)
+    assert product(7, 3) != pytest.approx(product(7, 4), rel=1e-2)
+
+
+def test_positions_are_computed_in_fp32_whatever_the_dtype():
+    """bf16 cannot tell position 1000 from 1001; the angles must not pass through it."""
+    rotary = Rotary(8, 10_000.0)
+    cos, sin = rotary.tables(0, 2000, torch.zeros(1, dtype=torch.bfloat16))
+    assert cos.dtype == torch.bfloat16
+    exact = torch.arange(2000).float()
+    torch.testing.assert_close(cos[:, 0, 0].float(), exact.cos(), rtol=0, atol=4e-3)
+    torch.testing.assert_close(sin[:, 0, 0].float(), exact.sin(), rtol=0, atol=4e-3)
