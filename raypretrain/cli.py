@@ -223,7 +223,7 @@ def demo(
     Example:
       raypretrain demo --folder demo-run
     """
-    from raypretrain.demo import demo as run
+    from raypretrain.demo.arc import demo as run
 
     result = run(folder, quick=quick)
     if as_json:

@@ -108,8 +108,8 @@ class PretrainView(_View):
         self._steps = length.steps
         resumed = "going on with" if start["resumed"] else "training"
         self.say(
-            f"{resumed} {shape.parameters:,} parameters for {length.steps:,} steps of {length.tokens_per_step:,} tokens: "
-            f"{sizes.workers} workers on {sizes.device}, {sizes.precision}, micro-batches of {sizes.micro_batch}"
+            f"{resumed} {shape.parameters:,} parameters for {length.steps:,} steps "
+            f"of {length.tokens_per_step:,} tokens: {sizes.workers} workers on {sizes.device}, {sizes.precision}, micro-batches of {sizes.micro_batch}"
         )
 
     def _step(self, row: dict[str, Any]) -> None:
@@ -146,30 +146,24 @@ class SearchView(_View):
 
 def print_dry_run(resolved: dict[str, Any]) -> None:
     """What a dry run found."""
+    corpus, model, training = resolved["corpus"], resolved["model"], resolved["training"]
+    compute, memory = resolved["compute"], resolved["memory_per_worker"]
+    lines = {
+        "run": resolved["run"],
+        "corpus": f"{corpus['files']:,} files, {corpus['bytes'] / 1e6:,.1f} MB",
+        "model": f"{model['parameters']:,} parameters, {model['layers']} layers of width {model['width']}, "
+        f"vocabulary {model['vocabulary']:,}",
+        "training": f"{training['steps']:,} steps of {training['tokens_per_step']:,} tokens: "
+        f"{training['tokens']:,} tokens, {training['flops']:.2e} FLOP",
+        "": f"held-out loss every {training['evaluate_every']:,} steps, "
+        f"a checkpoint every {training['checkpoint_every']:,}",
+        "compute": f"{compute['workers']} workers on {compute['device']}, {compute['precision']}, "
+        f"{compute['cpus_per_worker']:g} CPUs each, micro-batches of {compute['micro_batch']}",
+        "memory a worker": ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in memory.items()),
+    }
     table = Table(show_header=False, box=None)
-    model, training, compute = resolved["model"], resolved["training"], resolved["compute"]
-    table.add_row("run", resolved["run"])
-    table.add_row(
-        "corpus", f"{resolved['corpus']['files']:,} files, {resolved['corpus']['bytes'] / 1e6:,.1f} MB"
-    )
-    table.add_row(
-        "model",
-        f"{model['parameters']:,} parameters, {model['layers']} layers of width {model['width']}, vocabulary {model['vocabulary']:,}",
-    )
-    table.add_row(
-        "training",
-        f"{training['steps']:,} steps of {training['tokens_per_step']:,} tokens: {training['tokens']:,} tokens, {training['flops']:.2e} FLOP",
-    )
-    table.add_row(
-        "",
-        f"held-out loss every {training['evaluate_every']:,} steps, a checkpoint every {training['checkpoint_every']:,}",
-    )
-    table.add_row(
-        "compute",
-        f"{compute['workers']} workers on {compute['device']}, {compute['precision']}, {compute['cpus_per_worker']:g} CPUs each, micro-batches of {compute['micro_batch']}",
-    )
-    parts = ", ".join(f"{k} {v / 1e6:,.0f} MB" for k, v in resolved["memory_per_worker"].items())
-    table.add_row("memory a worker", parts)
+    for name, text in lines.items():
+        table.add_row(name, text)
     out.print(table)
 
 

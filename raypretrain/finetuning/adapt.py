@@ -29,7 +29,8 @@ class AdaptConfig(Config):
         weight_decay: decoupled, of matrices only.
         warmup: share of the steps in which the learning rate rises; it falls linearly to zero afterwards.
         clip: the gradient's largest norm.
-        length: texts are cut after so many tokens.
+        length: texts are cut after so many tokens; otherwise after 512, or what the base model has positions
+            for.
         precision: what ``full`` computes in; weights, their gradients and the features of ``head`` are fp32.
         seed: of everything random in a trial: the drawn examples, their order, and the weights of
             ``scratch``.
@@ -47,7 +48,7 @@ class AdaptConfig(Config):
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     clip: float = Field(default=1.0, gt=0)
-    length: Count = Field(default=256, gt=1)
+    length: Count | None = Field(default=None, gt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(default=0, ge=0)
 

@@ -23,6 +23,9 @@ PADDED_ROWS = 1024
 """Embeddings are often padded to a round number of rows; more unused ones mean another tokenizer."""
 
 
+DEFAULT_LENGTH = 512
+
+
 class BaseConfig(Config):
     """Where trials start from.
 
@@ -55,18 +58,20 @@ class BaseModel:
         hashes = [sha256_file(str(path)) for path in (*files, self.folder / "config.json", self.tokenizer)]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
-    def check_length(self, length: int) -> None:
-        """Refuse texts longer than the model's positions.
+    def usable_length(self, wanted: int | None) -> int:
+        """How many tokens of a text a trial reads.
 
         Raises:
-            RecipeError: with both numbers.
+            RecipeError: more are wanted than the model has positions.
         """
+        length = wanted or min(DEFAULT_LENGTH, self.shape.max_length)
         if length > self.shape.max_length:
             raise RecipeError(
                 f"adapt.length is {length}, but the base model has {self.shape.max_length} positions",
                 where=str(self.folder),
                 fix=f"set adapt.length to at most {self.shape.max_length}",
             )
+        return length
 
 
 def open_base(config: BaseConfig) -> BaseModel:

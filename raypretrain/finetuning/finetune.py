@@ -49,16 +49,17 @@ def finetune(recipe: FinetuneRecipe, progress: Progress | None = None) -> dict[s
     tokens = work.tokens(pending)
     cache = FeatureCache()
     for trial in pending:
-        status = _attempt(work, start, trial, tokens[trial.task, trial.adapt.length], cache, tell)
+        status = _attempt(work, start, trial, tokens[trial.task, trial.length], cache, tell)
         tell({"event": "trial", "trial": trial.id, "status": status})
     rows = rows_of(work)
-    refuse_if_all_failed(work, rows)
-    tasks = {}
+    tasks = best_of(rows, recipe.search)
     for trial in work.trials:
-        row = best_of(rows, recipe.search)[trial.task]
-        tasks[trial.task] = row | {"model": str(release(work, start, trial, row))}
+        if trial.task in tasks:
+            tasks[trial.task]["model"] = str(release(work, start, trial, tasks[trial.task]))
     summary = {"folder": str(work.folder), "seconds": round(time.perf_counter() - began, 3), "tasks": tasks}
-    return summary | {"paths": write_results(work.folder, rows, summary)}
+    paths = write_results(work.folder, rows, summary)
+    refuse_if_all_failed(work, rows)
+    return summary | {"paths": paths}
 
 
 def _attempt(

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from raypretrain.finetuning.trial import WEIGHTS, Start, rebuild
+from raypretrain.finetuning.trial import WEIGHTS, Start, rebuild, run_trial
 from raypretrain.finetuning.work import PlannedTrial, Work
 from raypretrain.models.huggingface import save_classifier
 from raypretrain.storage import write_atomic
@@ -23,12 +23,16 @@ def release(work: Work, start: Start, trial: PlannedTrial, result: dict[str, Any
     """
     task, base = work.tasks[trial.task], work.base
     folder = work.folder / "best" / trial.task
+    if not (work.trial_folder(trial) / WEIGHTS).exists():
+        # Deleted when another trial was the best one: the same trial gives the same weights again.
+        tokens = work.tokens([trial])[trial.task, trial.length]
+        run_trial(start, tokens, trial.adapt, work.trial_folder(trial))
     model = rebuild(start, trial.adapt, len(task.labels), work.trial_folder(trial))
     save_classifier(model, folder, task.labels, pad=base.pad, bos=base.bos, eos=base.eos)
     for name in TOKENIZER_FILES:
         if (base.folder / name).exists():
             shutil.copyfile(base.folder / name, folder / name)
-    _fit_tokenizer_config(folder, base.tokenizer, base.pad, trial.adapt.length)
+    _fit_tokenizer_config(folder, base.tokenizer, base.pad, trial.length)
     write_atomic(folder / "trial.json", json.dumps({"trial": trial.id} | result, indent=2) + "\n")
     return folder
 

@@ -100,8 +100,6 @@ def search(
     start = work.start()
     whole = not pending or _run(work, start, pending, tell, connect)
     rows = rows_of(work)
-    if whole:
-        refuse_if_all_failed(work, rows)
     best = _released(work, start, rows)
     comparison = compare(rows, recipe.search)
     seconds = round(time.perf_counter() - began, 3)
@@ -109,6 +107,7 @@ def search(
     paths = write_results(work.folder, rows, summary)
     if not whole:
         raise KeyboardInterrupt
+    refuse_if_all_failed(work, rows)
     return SearchResult(rows, best, comparison, paths, seconds)
 
 
@@ -180,7 +179,7 @@ def _trial(
 
     torch.set_num_threads(threads)
     plan, folder = plans[config["trial"]]
-    task = tokens[plan.task, plan.adapt.length]
+    task = tokens[plan.task, plan.length]
     try:
         run_trial(start, task, plan.adapt, Path(folder), report=tune.report, cache=_CACHE)
     except Exception as error:

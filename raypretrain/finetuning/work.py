@@ -33,6 +33,12 @@ class PlannedTrial:
     task: str
     adapt: AdaptConfig
 
+    @property
+    def length(self) -> int:
+        """Texts are cut after so many tokens."""
+        assert self.adapt.length is not None  # prepare() has set it
+        return self.adapt.length
+
 
 @dataclass(frozen=True)
 class Work:
@@ -60,7 +66,7 @@ class Work:
         """(task, length) → the tokens that these trials need."""
         seeds: dict[tuple[str, int], list[int]] = {}
         for trial in trials:
-            seeds.setdefault((trial.task, trial.adapt.length), []).append(trial.adapt.seed)
+            seeds.setdefault((trial.task, trial.length), []).append(trial.adapt.seed)
         return {
             (name, length): encode_task(self.tasks[name], self.base.tokenizer, length, drawn)
             for (name, length), drawn in seeds.items()
@@ -89,8 +95,7 @@ def prepare(recipe: FinetuneRecipe, trials: Sequence[AdaptConfig]) -> Work:
         RaypretrainError: what is wrong with the base model, a task's files, or the folder.
     """
     base = open_base(recipe.base)
-    for adapt in trials:
-        base.check_length(adapt.length)
+    trials = [adapt.model_copy(update={"length": base.usable_length(adapt.length)}) for adapt in trials]
     tasks = {config.name: load_task(config) for config in recipe.tasks}
     counts = {name: task.config.examples or len(task.train) for name, task in tasks.items()}
     for adapt in trials:

@@ -95,7 +95,7 @@ class ModelShape:
         rope = values.get("rope_parameters") or {}
         try:
             width, heads = int(values["hidden_size"]), int(values["num_attention_heads"])
-            return cls(
+            shape = cls(
                 vocabulary=int(values["vocab_size"]),
                 width=width,
                 layers=int(values["num_hidden_layers"]),
@@ -113,6 +113,17 @@ class ModelShape:
             raise InputError(f"the key '{error.args[0]}' is missing", where=where) from None
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise InputError(f"holds a value that is no size ({error})", where=where) from None
+        sizes = (
+            shape.vocabulary,
+            shape.width,
+            shape.layers,
+            shape.heads,
+            shape.key_value_heads,
+            shape.feed_forward,
+        )
+        if min(sizes) < 1 or shape.heads % shape.key_value_heads or shape.head_width % 2:
+            raise InputError("holds sizes that make no Llama", where=where)
+        return shape
 
 
 def _refuse_unknown_parts(values: dict[str, Any], where: str) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from raypretrain import storage
 from raypretrain.errors import InputError
-from raypretrain.tokens.tokenizer import SPACE, WORDS, Tokenizer
+from raypretrain.tokens.tokenizer import Tokenizer
+from raypretrain.tokens.words import SPACE, WORDS
 
 _NEVER = -1e4  # the score of a piece that text must never match by its name, such as <0x0A>
 

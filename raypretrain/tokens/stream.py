@@ -9,6 +9,7 @@ cut by a task of its own; here a window stays one block, and a row's place is ar
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -56,7 +57,7 @@ class _Segment(ray.data.Datasource):
         nothing_known = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         windows = self._windows
         return [
-            ReadTask(lambda w=w: read_window(windows, w), nothing_known)
+            ReadTask(partial(read_window, windows, w), nothing_known)
             for w in range(self._first, self._first + self._number)
         ]
 
@@ -99,7 +100,7 @@ def window_blocks(
 
 
 class Deal(dict[str, Any]):
-    """What a worker gets for some steps: ``tokens`` int32 [steps, rows, length], and ``cursors``, one after each step."""
+    """What a worker gets: ``tokens`` int32 [steps, rows, length], and ``cursors``, where each step ends."""
 
 
 class Dealer:
@@ -117,14 +118,14 @@ class Dealer:
     def __init__(
         self,
         windows: list[ray.ObjectRef[Windows]],  # in a list, or Ray would hand over the object itself
-        cursor: tuple[int, int],
+        cursor: Cursor,
         global_batch: int,
         workers: int,
         limits: dict[str, Any],
     ) -> None:
-        self._blocks = window_blocks(windows[0], cursor[0], **limits)
-        self._skip = cursor[1]
-        self._cursor = Cursor(*cursor)
+        self._blocks = window_blocks(windows[0], cursor.window, **limits)
+        self._skip = cursor.index
+        self._cursor = cursor
         self._global_batch, self._workers = global_batch, workers
         self._rest: tuple[int, int, NDArray[np.int32]] | None = None  # window, index of the first row, rows
         self._steps: dict[int, tuple[NDArray[np.int32], Cursor]] = {}
@@ -151,7 +152,7 @@ class Dealer:
         chosen = [self._steps[s] for s in range(first, first + steps)]
         deal = Deal(
             tokens=np.stack([rows[rank * share : (rank + 1) * share] for rows, _ in chosen]),
-            cursors=[tuple(cursor) for _, cursor in chosen],
+            cursors=[cursor for _, cursor in chosen],
         )
         for s in range(first, first + steps):
             self._taken[s] = self._taken.get(s, 0) + 1
@@ -197,7 +198,7 @@ class DealtSteps:
         while coming is not None:
             deal = ray.get(coming)
             coming = self._ask()
-            yield from zip(deal["tokens"], (Cursor(*c) for c in deal["cursors"]), strict=True)
+            yield from zip(deal["tokens"], deal["cursors"], strict=True)
 
     def _ask(self) -> Any:
         steps = min(self._deal_steps, self._left)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from array import array
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -25,20 +24,9 @@ import numpy as np
 from raypretrain import storage
 from raypretrain.config import Config, Count, Location
 from raypretrain.errors import InputError
+from raypretrain.tokens.words import MOST_WORDS, SPACE, SPANNING, WORD, Words, parts_of
 
 MODEL_NAME = "tokenizer.model"
-SPACE = "\u2581"  # what SentencePiece writes for a space inside a piece
-
-_LETTERS = r"[A-Za-z]++(?![^\x00-\x7f])"
-_SIGNS = r"[!-@\[-`{-~]++(?![^A-Za-z \n\t])"
-WORDS = rf"[ \n\t]*+(?:{_LETTERS}|{_SIGNS}|[^ \n\t]++)|[ \n\t]++"
-"""A regular expression that cuts any text into words, without rest, where no piece of ours spans the cut."""
-
-_WORD = re.compile(WORDS)
-_SPANNING = re.compile(rf"[^{SPACE}]{SPACE}|[\n\t]|[A-Za-z][\x00-@\[-`{{-\x7f]|[\x00-@\[-`{{-\x7f][A-Za-z]")
-_PART = re.compile(rf"[\n\t{SPACE}]|[^\n\t{SPACE}]+")
-_LONGEST_WORD = 64
-_MOST_WORDS = 1 << 19  # about 100 MB
 
 
 class TokenizerConfig(Config):
@@ -70,7 +58,7 @@ class Tokenizer:
         self.unk: int = self._processor.unk_id()
         self.pad: int = self._processor.pad_id() if self._processor.pad_id() >= 0 else self.eos
         self._texts = _texts_of_pieces(self._processor)
-        self._words = _Words(self._processor)
+        self._words = Words(self._processor)
         self._cut = self.lossless
 
     @classmethod
@@ -101,6 +89,8 @@ class Tokenizer:
 
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
         """The ids of each text: int32 [tokens], equal to :meth:`encode`."""
+        if self._cut and self.kind == "unigram":
+            return self._in_parts(list(texts))
         return [self._array(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -151,16 +141,27 @@ class Tokenizer:
         names = [self.pieces[i][0] for i in normal]
         if not alone <= set(names):
             return False
-        return not any(_SPANNING.search(name) for name in names if name not in alone)
+        return not any(SPANNING.search(name) for name in names if name not in alone)
 
     def _array(self, text: str) -> np.ndarray:
         if not self._cut:
             return np.asarray(self._processor.encode(text), dtype=np.int32)
         words = self._words
-        if len(words) > _MOST_WORDS:
+        if len(words) > MOST_WORDS:
             words.clear()
-        ids = bytearray().join(map(words.__getitem__, _WORD.findall(text)))
+        ids = bytearray().join(map(words.__getitem__, WORD.findall(text)))
         return np.frombuffer(ids, dtype=np.int32)
+
+    def _in_parts(self, texts: list[str]) -> list[np.ndarray]:
+        """Unigram is quick enough for whole texts to be cheaper than words; cut so that its sums stay exact."""
+        parts = [parts_of(text) for text in texts]
+        flat = [part for some in parts for part in some]
+        encoded = iter(self._processor.encode_as_numpy(flat, num_threads=1) if flat else [])
+        found = []
+        for text, some in zip(texts, parts, strict=True):
+            ids = [next(encoded) for _ in some]
+            found.append(self._array(text) if not ids else ids[0] if len(ids) == 1 else np.concatenate(ids))
+        return found
 
     def _special(self, name: str, where: str) -> int:
         token = int(getattr(self._processor, f"{name}_id")())
@@ -170,26 +171,6 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Tokenizer, (self.model,))
-
-
-class _Words(dict[str, bytes]):
-    """Word → its ids as int32 bytes; asks SentencePiece for those that it does not hold."""
-
-    def __init__(self, processor: Any) -> None:
-        super().__init__()
-        self._processor = processor
-        # SentencePiece would take a real U+2581 for a space: it goes by its bytes.
-        self._fixed = {SPACE: [processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]}
-        self._fixed |= {sign: [processor.piece_to_id(sign)] for sign in "\n\t"}
-
-    def __missing__(self, word: str) -> bytes:
-        fixed, ids = self._fixed, array("i")
-        for part in _PART.findall(word):
-            ids.extend(fixed.get(part) or self._processor.encode(part))
-        found = ids.tobytes()
-        if len(word) <= _LONGEST_WORD:
-            self[word] = found
-        return found
 
 
 def train_tokenizer(texts: Iterator[str], config: TokenizerConfig, path: Path, threads: int) -> Tokenizer:
@@ -254,7 +235,11 @@ def _finished(model: bytes) -> bytes:
     """
     proto = _proto(model)
     proto.trainer_spec.num_threads = 1
+    unigram = proto.trainer_spec.model_type == proto.trainer_spec.UNIGRAM
     for piece in proto.pieces:  # BPE's are ranks, whole numbers
+        if unigram and piece.piece in ("\n", "\t"):
+            # As symbols their score would be made up (0.1 below the best). No other piece holds them anyway.
+            piece.type, piece.score = piece.NORMAL, 0.0
         piece.score = round(piece.score * 256) / 256
     return bytes(proto.SerializeToString())
 

@@ -1,4 +1,4 @@
-"""The board: a small actor through which the workers and the driver of a run talk. Ray's ``report`` would block a step."""
+"""The board: a small actor through which a run's workers and driver talk. Ray's ``report`` would block a step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import ray
 
 
-@ray.remote(num_cpus=0, max_concurrency=4)
 class Board:
     """What the workers post and the driver reads, and the one thing that the driver asks of them: to stop."""
 
@@ -46,6 +45,11 @@ class Board:
         """The latest values, and the notes since the last call."""
         notes, self._notes = self._notes, []
         return dict(self._latest), notes
+
+
+def start_board() -> Any:
+    """A board in a process of its own, for as long as its handle is held."""
+    return ray.remote(Board).options(num_cpus=0, max_concurrency=4).remote()
 
 
 class Poster:

@@ -60,7 +60,7 @@ def hash_files(folder: Path, part: int, parts: int) -> dict[str, dict[str, Any]]
 
 def commit(folder: Path, standing: Standing, files: dict[str, dict[str, Any]]) -> None:
     """Write the manifest: from now on the folder is a checkpoint."""
-    manifest = {"format": FORMAT, **asdict(standing), "cursor": standing.cursor._asdict(), "files": files}
+    manifest = {"format": FORMAT, **asdict(standing), "files": files}
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 

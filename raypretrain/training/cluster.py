@@ -142,6 +142,6 @@ def _cpus_for_each(cpus: float, stream: float, workers: int, device: str) -> flo
 
 
 def _micro_batch(compute: ComputeConfig, share: int, length: int) -> int:
-    """The largest divisor of a worker's share of the batch within the recipe's, or about 4,096 tokens on a CPU and 16,384."""
+    """The largest divisor of a worker's share within the recipe's micro-batch, or by default some thousand tokens."""
     most = compute.micro_batch or max(1, (16384 if compute.device == "cuda" else 4096) // length)
     return max(m for m in range(1, share + 1) if share % m == 0 and m <= most)

@@ -22,7 +22,7 @@ from raypretrain.models.config import ModelShape
 from raypretrain.storage import check_writable, write_atomic
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.training import checkpoint
-from raypretrain.training.board import Board
+from raypretrain.training.board import start_board
 from raypretrain.training.checkpoint import Standing
 from raypretrain.training.cluster import Sizes, connect, size_up
 from raypretrain.training.prepare import Prepared, prepare
@@ -57,10 +57,15 @@ Watch = Callable[[dict[str, Any]], None]
 """Is told what happens: ``{"say": line}``, ``{"start": …}``, and the latest ``phase``, ``step``, ``evaluation``."""
 
 
-def pretrain(recipe: PretrainRecipe, watch: Watch) -> Outcome:
+def pretrain(
+    recipe: PretrainRecipe, watch: Watch, function: Callable[[dict[str, Job]], None] = train_worker
+) -> Outcome:
     """Carry out the run of ``recipe``: from nothing, or on from where it stopped, to a released model.
 
     The first SIGINT or SIGTERM saves a checkpoint and ends, a second one ends at once.
+
+    Args:
+        function: what each worker does; a benchmark's measures more than ours.
 
     Raises:
         RaypretrainError: what the user can mend, from any process of the run.
@@ -71,10 +76,16 @@ def pretrain(recipe: PretrainRecipe, watch: Watch) -> Outcome:
         done = folder.read_result()
         if done is not None:
             return Outcome("finished", folder.path, done["steps"], done["steps"], result=done)
-        return _carry_out(recipe, folder, existed, watch)
+        return _carry_out(recipe, folder, existed, watch, function)
 
 
-def _carry_out(recipe: PretrainRecipe, folder: RunFolder, existed: bool, watch: Watch) -> Outcome:
+def _carry_out(
+    recipe: PretrainRecipe,
+    folder: RunFolder,
+    existed: bool,
+    watch: Watch,
+    function: Callable[[dict[str, Job]], None],
+) -> Outcome:
     def say(line: str) -> None:
         watch({"say": line})
 
@@ -89,10 +100,10 @@ def _carry_out(recipe: PretrainRecipe, folder: RunFolder, existed: bool, watch: 
     check_writable(folder.path, need_bytes=shape.parameters * _CHECKPOINT_BYTES_PER_PARAMETER * 2)
     folder.write_environment(asdict(sizes))
     watch({"start": {"shape": shape, "length": length, "sizes": sizes, "resumed": existed}})
-    board = Board.remote()
+    board = start_board()
     job = _job(recipe, folder, prepared, sizes, shape, length, board)
     waits = {"prepare": prepared_at - begun, "ray": time.time() - prepared_at}
-    stopped_by = _fit(job, recipe, board, watch, waits)
+    stopped_by = _fit(job, recipe, board, watch, waits, function)
     _raise_user_error(board)
     step = _newest_step(folder)
     if stopped_by and step < length.steps:
@@ -145,11 +156,18 @@ def _job(
     )
 
 
-def _fit(job: Job, recipe: PretrainRecipe, board: Any, watch: Watch, waits: dict[str, float]) -> int | None:
+def _fit(
+    job: Job,
+    recipe: PretrainRecipe,
+    board: Any,
+    watch: Watch,
+    waits: dict[str, float],
+    function: Callable[[dict[str, Job]], None],
+) -> int | None:
     """Run Ray Train to its end and pass on what the workers post; returns the signal that stopped it, if one did."""
     sizes, pointers = job.sizes, Path(job.pointers)
     trainer = ray.train.torch.TorchTrainer(
-        train_worker,
+        function,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
             num_workers=sizes.workers,

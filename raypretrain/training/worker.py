@@ -71,7 +71,7 @@ def train_worker(config: dict[str, Job]) -> None:
     if ray.get(job.board.error.remote()):
         return  # a restart would run into the same error of the user's
     try:
-        _Worker(job).run()
+        Worker(job).run()
     except (RaypretrainError, ray.exceptions.RayTaskError) as error:
         wrong_input = user_error(error)
         if wrong_input:
@@ -79,7 +79,7 @@ def train_worker(config: dict[str, Job]) -> None:
         raise
 
 
-class _Worker:
+class Worker:
     """One worker's hands: the hooks of the loop, and what they need."""
 
     def __init__(self, job: Job) -> None:
@@ -195,9 +195,9 @@ class _Worker:
                 "ahead_bytes": max(_READ_AHEAD_BYTES, 8 * job.recipe.sequences.window),
             }
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-            actor = ray.remote(num_cpus=0, scheduling_strategy=here)(Dealer)
+            actor = ray.remote(Dealer).options(num_cpus=0, scheduling_strategy=here)
             batch = job.recipe.training.global_batch
-            dealer = actor.remote(job.windows, tuple(cursor), batch, self.world, limits)
+            dealer = actor.remote(job.windows, cursor, batch, self.world, limits)
         dealer = broadcast_from_rank_zero(dealer)
         deal = steps_of_a_deal(job.recipe.training.global_batch, job.recipe.sequences.length)
         return DealtSteps(dealer, self.rank, steps, deal)

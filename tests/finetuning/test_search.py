@@ -31,23 +31,19 @@ def cluster():
     ray.shutdown()
 
 
-SPACE = {"way": {"grid": ["full", "head"]}, "init": {"grid": ["base", "scratch"]}}
-
-
 def test_a_search_survives_a_trial_that_dies_and_is_not_repeated(recipe, tmp_path, capfd):
-    space = SPACE | {"learning_rate": {"grid": [3e-3, 1e30]}}
+    space = {"way": {"grid": ["full", "head"]}, "learning_rate": {"grid": [3e-3, 1e30]}}
+    space["init"] = {"grid": ["base"]}
     wanted = recipe(search={"space": space}, adapt={"clip": 1e30})
     events = []
     found = search(wanted, events.append)
-    # 8 cells, but the head ways are the same trial at each learning rate.
-    assert [row["status"] for row in found.rows].count("finished") == 4
-    failed = [row for row in found.rows if row["status"] == "failed"]
-    assert {row["adapt.learning_rate"] for row in failed} == {1e30}
-    assert "the loss is" in failed[0]["error"]
-    assert len(failed) == 2
-    assert events[0] == {"event": "plan", "trials": 6, "done": 0}
+    # 4 cells, but where only the head is solved for, the learning rates are the same trial.
+    assert [row["status"] for row in found.rows] == ["finished", "failed", "finished"]
+    assert found.rows[1]["adapt.learning_rate"] == 1e30
+    assert "the loss is" in found.rows[1]["error"]
+    assert events[0] == {"event": "plan", "trials": 3, "done": 0}
     ends = [event for event in events if event["event"] == "trial"]
-    assert sorted(event["status"] for event in ends) == ["failed"] * 2 + ["finished"] * 4
+    assert sorted(event["status"] for event in ends) == ["failed", "finished", "finished"]
     best = found.best["mood"]
     assert best["validation_accuracy"] == max(row.get("validation_accuracy", 0) for row in found.rows)
     assert (Path(best["model"]) / "model.safetensors").exists()
@@ -63,7 +59,7 @@ def test_a_search_survives_a_trial_that_dies_and_is_not_repeated(recipe, tmp_pat
     events.clear()
     again = search(wanted, events.append)
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
-    assert events[0] == {"event": "plan", "trials": 6, "done": 4}  # what failed is tried again
+    assert events[0] == {"event": "plan", "trials": 3, "done": 2}  # what failed is tried again
     assert again.best["mood"]["trial"] == best["trial"]
 
 
@@ -81,9 +77,9 @@ def test_a_search_gives_the_numbers_that_fine_tuning_alone_gives(recipe, tmp_pat
 
 
 def test_asha_stops_bad_trials_but_never_a_whole_way_or_initialisation(recipe):
-    rates = {"grid": [3e-3, 2e-3, 1e-9, 2e-9, 3e-9, 4e-9]}
+    rates = {"grid": [3e-3, 1e-9, 2e-9, 3e-9]}
     space = {"init": {"grid": ["base", "scratch"]}, "learning_rate": rates}
-    adapt = {"epochs": 6, "warm_head": False}
+    adapt = {"epochs": 3, "warm_head": False}
     found = search(recipe(adapt=adapt, search={"space": space, "scheduler": "asha"}))
     stopped = [row for row in found.rows if row["status"] == "stopped"]
     assert stopped
@@ -130,8 +126,8 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(recipe, tmp_
     command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "recipe.yaml")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    seen = [line for line in iter(process.stdout.readline, "epoch None\n")]  # the first trial's only epoch
-    seen += [line for line in iter(process.stdout.readline, "epoch None\n")]  # the second has begun
+    seen = list(iter(process.stdout.readline, "epoch None\n"))  # the first trial's only epoch
+    seen += list(iter(process.stdout.readline, "epoch None\n"))  # the second has begun
     assert "trial finished\n" in seen
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)

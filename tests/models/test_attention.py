@@ -35,17 +35,16 @@ def test_blockwise_attention_and_its_gradients_are_torchs(length, heads, key_val
         torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-11)
 
 
-def test_in_bf16_blockwise_attention_is_as_exact_as_torchs():
+def test_in_bf16_blockwise_attention_errs_by_few_roundings():
     inputs = _inputs(512, 4, 2, torch.bfloat16)
     exact = [x.detach().double().requires_grad_() for x in inputs]
     upstream = torch.randn(2, 512, 4, 6, generator=torch.Generator().manual_seed(1)).bfloat16()
     results = []
-    for compute, given in ((causal_attention, inputs), (_reference, inputs), (_reference, exact)):
+    for compute, given in ((causal_attention, inputs), (_reference, exact)):
         output = compute(*given)
         results.append((output.detach(), *torch.autograd.grad(output, given, upstream.to(output.dtype))))
-    for mine, reference, truth in zip(*results, strict=True):
-        errors = [(x.double() - truth).norm() / truth.norm() for x in (mine, reference)]
-        assert errors[0] < 1.25 * errors[1] + 1e-3
+    for mine, truth in zip(*results, strict=True):
+        assert (mine.double() - truth).norm() < 4 * 2**-9 * truth.norm()
 
 
 def test_beyond_the_longest_blockwise_length_torchs_kernel_is_used(monkeypatch):

@@ -118,7 +118,8 @@ def test_the_config_of_an_older_transformers_is_understood():
     [
         ({"model_type": "gpt2"}, "type 'gpt2'"),
         ({"hidden_size": None}, "no size"),
-        ({"num_attention_heads": 0}, "no size"),
+        ({"num_attention_heads": 0}, "make no Llama"),
+        ({"num_key_value_heads": 4}, "make no Llama"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"attention_bias": True}, "attention_bias"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "llama3"),

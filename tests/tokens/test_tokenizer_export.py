@@ -13,7 +13,8 @@ from real_text import python_files, reviews
 
 from raypretrain.errors import InputError
 from raypretrain.tokens.export import save_huggingface_tokenizer
-from raypretrain.tokens.tokenizer import SPACE, Tokenizer, TokenizerConfig, train_tokenizer
+from raypretrain.tokens.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from raypretrain.tokens.words import SPACE
 
 ODD = [
     "",

@@ -1,0 +1,44 @@
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: setup demo test test-unit check faults bench lock clean
+
+setup: .venv/ready  ## a virtual environment with everything from the lock file
+
+.venv/ready: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "raypretrain: $(PYTHON) is not there; install Python 3.11, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-cache-dir -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## the main job on real text: raw shards to a fleet of classifiers, about ten minutes on two cores
+	$(BIN)/raypretrain demo
+
+test: setup  ## all tests, about ten minutes on two cores
+	$(BIN)/pytest
+
+test-unit: setup  ## the tests that need no Ray cluster, under a minute
+	$(BIN)/pytest -m "not slow and not ray"
+
+check: setup  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy raypretrain
+
+faults: setup  ## the tests that break things: kills, interruptions, damaged files
+	$(BIN)/pytest -m faults
+
+bench: setup  ## the benchmarks, side by side with their peers
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/stream.py
+
+lock:  ## pin what pyproject.toml asks for, as found today
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet setuptools -e '.[s3,demo,dev]'
+	{ echo "# Every dependency, the transitive ones too, pinned. Made by \`make lock\`; torch is the build that pip finds for this machine."; \
+	  .venv-lock/bin/pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//'; } > requirements.lock
+	rm -rf .venv-lock
+
+clean:  ## everything that make has made
+	rm -rf .venv .venv-lock demo-run build *.egg-info

@@ -1,0 +1,93 @@
+"""The training step: the whole stack against a bare loop, and our model against that of transformers.
+
+The stack (Ray Data, Ray Train, DeepSpeed, our loop; one worker, one thread) and the bare PyTorch loop take
+turns in the same process, a step each, so that a busy moment of the machine hits both. The stream works on
+the other core meanwhile, as it does in a real run.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from peers import BATCH, LENGTH, VOCABULARY, bare_step, compare
+from report import Row, arguments, report
+from text import write_corpus
+
+from raypretrain.config import validate
+from raypretrain.training.pretrain import pretrain
+from raypretrain.training.recipe import PretrainRecipe
+from raypretrain.training.worker import Job, Worker
+
+PRESET = "llama-10m"
+WARM_UP = 6
+
+
+class TakesTurns(Worker):
+    """A worker that runs a step of the bare loop after each of its own."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.bare = bare_step(PRESET, "fp32")
+        self.seconds: list[tuple[float, float]] = []
+
+    def log_step(self, row: dict[str, Any]) -> None:
+        super().log_step(row)
+        begun = time.perf_counter()
+        self.bare()
+        self.seconds.append((row["step_seconds"], time.perf_counter() - begun))
+        (self.folder.path / "turns.json").write_text(json.dumps(self.seconds))
+
+
+def turns(config: dict[str, Job]) -> None:
+    """The training function of the benchmark."""
+    TakesTurns(config["job"]).run()
+
+
+def stack_and_bare(steps: int) -> tuple[float, float]:
+    """Tokens per second of the whole stack and of the bare loop: medians."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_corpus(folder / "corpus", 12_000_000)
+        values = {
+            "run": {"folder": str(folder / "run")},
+            "corpus": {"sources": [{"path": str(folder / "corpus")}]},
+            "tokenizer": {"vocabulary": VOCABULARY, "sample": 4_000_000},
+            "sequences": {"length": LENGTH, "window": 1_000_000},
+            "model": {"preset": PRESET},
+            "training": {
+                "steps": WARM_UP + steps,
+                "global_batch": BATCH,
+                "evaluation": {"sequences": 8, "every": 10**6},
+                "checkpoint": {"every": 10**6},
+            },
+            "compute": {"workers": 1, "zero": 1, "device": "cpu", "micro_batch": BATCH, "cpus_per_worker": 1},
+        }
+        recipe = validate(values, PretrainRecipe, folder=folder, where="benchmark")
+        pretrain(recipe, lambda event: None, function=turns)
+        seconds = json.loads((folder / "run" / "turns.json").read_text())[WARM_UP:]
+    ours, bare = (statistics.median(column) for column in zip(*seconds, strict=True))
+    return BATCH * LENGTH / ours, BATCH * LENGTH / bare
+
+
+def main() -> None:
+    """Run it."""
+    options = arguments(__doc__ or "")
+    rows = []
+    presets = ("llama-10m",) if options.quick else ("llama-10m", "llama-30m")
+    for preset in presets:
+        for precision, goal in (("fp32", 1.15), ("bf16", 1.2)):
+            speed = compare(preset, precision, threads=1, rounds=2 if options.quick else 9)
+            name = f"our model ÷ transformers, {preset}, {precision}"
+            rows.append(Row(name, speed["ours"], speed["transformers"], goal))
+    ours, bare = stack_and_bare(4 if options.quick else 24)
+    rows.insert(0, Row(f"the whole stack ÷ a bare loop, {PRESET}, fp32", ours, bare, 0.97))
+    report("training step, one thread", "tokens/s", rows, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The whole arc on real text, as one command."""

@@ -1,0 +1,86 @@
+"""The first losses of a tiny model, as they were when every part had been checked against its peer.
+
+A change of these numbers is a change of the mathematics: of the initial weights, the network, the loss or their
+gradients. Whoever means it writes the new numbers down.
+"""
+
+import pytest
+import torch
+
+from raypretrain.models.config import ModelConfig
+from raypretrain.models.transformer import CausalLM
+
+LOSSES = [
+    5.567418,
+    5.493984,
+    5.526887,
+    5.435814,
+    5.405251,
+    5.299279,
+    5.228275,
+    5.269907,
+    5.234331,
+    5.171401,
+    5.012261,
+    4.875541,
+    4.832321,
+    4.847622,
+    4.804355,
+    4.708990,
+    4.578629,
+    4.497225,
+    4.454977,
+    4.396537,
+]
+
+
+def _tokens(step: int) -> torch.Tensor:
+    """[4, 49] ids < 256 that can be learned: each row a walk of its own stride, the same on every machine."""
+    rows, columns = torch.arange(4)[:, None], torch.arange(49)[None]
+    return (columns * (3 + (rows + step) % 5) + 11 * rows + 7 * step) % 256
+
+
+def _first_losses(count: int) -> list[float]:
+    shape = ModelConfig(preset="llama-1m", width=64, layers=2, heads=4, key_value_heads=2, feed_forward=160)
+    model = CausalLM(shape.shape(256, 48))
+    model.init_weights(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    losses = []
+    for step in range(count):
+        ids = _tokens(step)
+        loss = model(ids[:, :-1], ids[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_the_first_losses_are_the_golden_ones():
+    assert _first_losses(len(LOSSES)) == pytest.approx(LOSSES, abs=1e-5, rel=0)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    states = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(len(states))  # of no influence
+        model = CausalLM(ModelConfig(preset="llama-1m").shape(100, 16))
+        model.init_weights(seed)
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    matrices = [name for name in states[0] if "norm" not in name]
+    assert not any(torch.equal(states[0][name], states[2][name]) for name in matrices)
+
+
+def test_initial_weights_have_the_spread_that_is_promised():
+    shape = ModelConfig(preset="llama-3m", initializer_range=0.05, tied=False).shape(1000, 16)
+    model = CausalLM(shape)
+    model.init_weights(0)
+    for name, weight in model.named_parameters():
+        if weight.ndim == 1:
+            assert torch.equal(weight, torch.ones_like(weight))
+            continue
+        residual = name.endswith(("output.weight", "down.weight"))
+        expected = 0.05 / (2 * shape.layers) ** 0.5 if residual else 0.05
+        assert weight.std().item() == pytest.approx(expected, rel=0.02), name
+        assert abs(weight.mean().item()) < 0.02 * expected, name
