@@ -109,7 +109,8 @@ class PretrainView(_View):
         resumed = "going on with" if start["resumed"] else "training"
         self.say(
             f"{resumed} {shape.parameters:,} parameters for {length.steps:,} steps "
-            f"of {length.tokens_per_step:,} tokens: {sizes.workers} workers on {sizes.device}, {sizes.precision}, micro-batches of {sizes.micro_batch}"
+            f"of {length.tokens_per_step:,} tokens: {sizes.workers} workers on {sizes.device}, "
+            f"{sizes.precision}, micro-batches of {sizes.micro_batch}"
         )
 
     def _step(self, row: dict[str, Any]) -> None:

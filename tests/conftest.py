@@ -5,14 +5,24 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from s3_server import S3Server, weed_server
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# The keys of the tests' own S3 server reach every process of the session, Ray's workers too, by these files.
+_KEYS = Path(tempfile.mkdtemp(prefix="raypretrain-tests-"))
+os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(_KEYS / "credentials")
+os.environ["AWS_CONFIG_FILE"] = str(_KEYS / "config")
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+os.environ["TORCH_EXTENSIONS_DIR"] = str(_KEYS / "extensions")
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +45,22 @@ def corpus(reviews: list[dict[str, str]], tmp_path_factory: pytest.TempPathFacto
         lines = [json.dumps({"text": review["text"]}) + "\n" for review in reviews[i::4]]
         (folder / f"shard-{i}.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server with one bucket, whose keys the usual chain finds."""
+    with weed_server(tmp_path_factory.mktemp("weed")) as server:
+        keys = f"aws_access_key_id = {server.access_key}\naws_secret_access_key = {server.secret_key}\n"
+        (_KEYS / "credentials").write_text(f"[default]\n{keys}")
+        yield server
+    shutil.rmtree(_KEYS, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def extensions() -> Path:
+    """Where PyTorch would build extensions."""
+    return _KEYS / "extensions"
 
 
 @pytest.fixture(scope="session")

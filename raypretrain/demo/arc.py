@@ -136,7 +136,9 @@ def _samples(model: Path) -> list[str]:
     """Two sentences by the released model, as anyone would get them: with transformers."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     texts = []
@@ -215,7 +217,7 @@ def _accuracy(row: dict[str, Any] | None) -> str:
 
 
 def _title(text: str) -> None:
-    progress_out.rule(f"[bold]{text}", align="left", characters="─")
+    progress_out.print(f"\n[bold]{text}[/bold]", soft_wrap=True)
 
 
 def _say(line: str) -> None:

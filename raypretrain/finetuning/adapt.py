@@ -20,7 +20,7 @@ class AdaptConfig(Config):
             difference between both is what the pretraining was worth.
         pooling: what the head reads: the ``mean`` over all positions, or the ``last``.
         learning_rate: the highest one, of every weight but the head's (``full``).
-        head_learning_rate: the head's own; the same as ``learning_rate`` where it is not given.
+        head_learning_rate: the head's own, which begins at zero; ten times ``learning_rate`` where it is not given.
         warm_head: begin with the head that ``way: head`` would find instead of zeros, so that the first steps
             do not spoil the body (LP-FT, arXiv:2202.10054).
         ridge: how strongly the solved head is drawn to zero (``head``, and ``full`` with ``warm_head``).
@@ -31,7 +31,6 @@ class AdaptConfig(Config):
         clip: the gradient's largest norm.
         length: texts are cut after so many tokens; otherwise after 512, or what the base model has positions
             for.
-        precision: what ``full`` computes in; weights, their gradients and the features of ``head`` are fp32.
         seed: of everything random in a trial: the drawn examples, their order, and the weights of
             ``scratch``.
     """
@@ -39,28 +38,31 @@ class AdaptConfig(Config):
     way: Literal["full", "head"] = "full"
     init: Literal["base", "scratch"] = "base"
     pooling: Literal["mean", "last"] = "mean"
-    learning_rate: float = Field(default=5e-4, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     head_learning_rate: float | None = Field(default=None, gt=0)
-    warm_head: bool = True
+    warm_head: bool = False
     ridge: float = Field(default=0.03, gt=0)
     epochs: Count = Field(default=3, gt=0)
-    batch: Count = Field(default=32, gt=0)
+    batch: Count = Field(default=16, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     clip: float = Field(default=1.0, gt=0)
     length: Count | None = Field(default=None, gt=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def head_rate(self) -> float:
+        """The head's highest learning rate."""
+        return self.head_learning_rate or 10 * self.learning_rate
 
     def effective(self) -> dict[str, Any]:
         """The settings that change this trial's outcome; two trials that agree in them are the same trial."""
         values = self.model_dump(mode="json")
         if self.way == "head":
             unused = {"learning_rate", "head_learning_rate", "warm_head", "epochs", "weight_decay", "warmup"}
-            unused |= {"clip", "precision", "batch"}
+            unused |= {"clip", "batch"}
             return {key: value for key, value in values.items() if key not in unused}
-        if self.head_learning_rate is None:
-            values["head_learning_rate"] = self.learning_rate
+        values["head_learning_rate"] = self.head_rate
         if not self.warm_head:
             del values["ridge"]
         return values

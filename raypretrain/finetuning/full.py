@@ -40,7 +40,7 @@ def train_full(model: SequenceClassifier, data: Encoded, adapt: AdaptConfig, pad
         losses = torch.zeros((), dtype=torch.float64)
         for places in batches(data.lengths, adapt.batch, random):
             _set_learning_rates(optimizer, _share(step, total, adapt.warmup))
-            loss = _loss(model, data, places, pad, device, adapt.precision)
+            loss = _loss(model, data, places, pad, device)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), adapt.clip)
             optimizer.step()
@@ -55,18 +55,12 @@ def train_full(model: SequenceClassifier, data: Encoded, adapt: AdaptConfig, pad
 
 
 def _loss(
-    model: SequenceClassifier,
-    data: Encoded,
-    places: np.ndarray,
-    pad: int,
-    device: torch.device,
-    precision: str,
+    model: SequenceClassifier, data: Encoded, places: np.ndarray, pad: int, device: torch.device
 ) -> Tensor:
     ids, lengths = data.padded(places, pad)
     classes = torch.from_numpy(data.classes[places]).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        scores = model(torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device))
-    return F.cross_entropy(scores.float(), classes)
+    scores = model(torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device))
+    return F.cross_entropy(scores, classes)
 
 
 def _optimizer(model: SequenceClassifier, adapt: AdaptConfig) -> torch.optim.Optimizer:
@@ -75,7 +69,7 @@ def _optimizer(model: SequenceClassifier, adapt: AdaptConfig) -> torch.optim.Opt
     groups = [
         {"params": [w for w in body if w.ndim > 1], "peak": adapt.learning_rate},
         {"params": [w for w in body if w.ndim <= 1], "peak": adapt.learning_rate, "weight_decay": 0.0},
-        {"params": [model.score.weight], "peak": adapt.head_learning_rate or adapt.learning_rate},
+        {"params": [model.score.weight], "peak": adapt.head_rate},
     ]
     return torch.optim.AdamW(groups, lr=adapt.learning_rate, weight_decay=adapt.weight_decay, fused=True)
 

@@ -195,6 +195,10 @@ class _Watch(tune.Callback):
         self.work, self.tell = work, tell
         self.ended: set[str] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks for its own way of resuming; a view of a terminal cannot be.
+        return vars(self) | {"tell": None}
+
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:

@@ -191,13 +191,13 @@ class DealtSteps:
     def __init__(self, dealer: Any, rank: int, steps: int, deal_steps: int) -> None:
         self._dealer, self._rank, self._left, self._deal_steps = dealer, rank, steps, deal_steps
         self._first = 0
+        self._coming = self._ask()
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.int32], Cursor]]:
         """Yields ``(rows, cursor)``: int32 [rows of this worker, length], and where the data stands after the step."""
-        coming = self._ask()
-        while coming is not None:
-            deal = ray.get(coming)
-            coming = self._ask()
+        while self._coming is not None:
+            deal = ray.get(self._coming)
+            self._coming = self._ask()
             yield from zip(deal["tokens"], deal["cursors"], strict=True)
 
     def _ask(self) -> Any:

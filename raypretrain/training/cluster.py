@@ -123,6 +123,15 @@ def size_up(recipe: PretrainRecipe, resources: dict[str, float]) -> Sizes:
     )
 
 
+def missing_now(sizes: Sizes, available: dict[str, float]) -> str:
+    """What of the run's needs is not free at this moment, e.g. ``2 CPUs``; empty if all is."""
+    needs = {"CPU": sizes.workers * sizes.cpus_per_worker + LEAST_STREAM_CPUS}
+    if sizes.device == "cuda":
+        needs["GPU"] = sizes.workers
+    lacks = {kind: need - available.get(kind, 0.0) for kind, need in needs.items()}
+    return " and ".join(f"{lack:g} {kind}s" for kind, lack in lacks.items() if lack > 1e-9)
+
+
 def _device(compute: ComputeConfig, gpus: int) -> str:
     if compute.device == "auto":
         return "cuda" if gpus else "cpu"

@@ -6,6 +6,8 @@ What the rest of the system knows: micro-batches go in, a loss comes out, :meth:
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 from collections.abc import Iterable
@@ -134,7 +136,8 @@ class Engine:
 def consolidated_state(folder: Path, zero: int) -> dict[str, Tensor]:
     """The whole model's weights in fp32 out of a checkpoint that :meth:`Engine.save` wrote, on the CPU."""
     if zero:
-        return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=_TAG))
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=_TAG))
     path = folder / _TAG / "mp_rank_00_model_states.pt"
     # Our own file, verified by its hash. It holds DeepSpeed's objects, not only tensors.
     saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)

@@ -24,7 +24,7 @@ from raypretrain.tokens.cursor import Cursor
 from raypretrain.training import checkpoint
 from raypretrain.training.board import start_board
 from raypretrain.training.checkpoint import Standing
-from raypretrain.training.cluster import Sizes, connect, size_up
+from raypretrain.training.cluster import Sizes, connect, missing_now, size_up
 from raypretrain.training.prepare import Prepared, prepare
 from raypretrain.training.recipe import Length, PretrainRecipe, run_length
 from raypretrain.training.release import release
@@ -95,6 +95,9 @@ def _carry_out(
     say("starting Ray")
     connect(recipe.compute.address)
     sizes = size_up(recipe, ray.cluster_resources())
+    waits_for = missing_now(sizes, ray.available_resources())
+    if waits_for:
+        say(f"note: {waits_for} are in use by other work on the cluster; waiting for them")
     shape = recipe.model.shape(prepared.windows.tokenizer.vocabulary, recipe.sequences.length)
     length = run_length(recipe, shape.parameters)
     check_writable(folder.path, need_bytes=shape.parameters * _CHECKPOINT_BYTES_PER_PARAMETER * 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,26 +96,25 @@ class Worker:
 
     def run(self) -> None:
         job, length = self.job, self.job.length
+        times = [time.time()]
+        self.standing, found = self._take_up()
+        # The first windows are read and tokenized while the model is built.
+        steps = self._stream(self.standing.cursor, length.steps - self.standing.step)
+        times.append(time.time())
         self._phase("building the model")
-        begun = time.time()
-        engine = Engine(_model(job), _engine_settings(job, self.world), self.device)
-        engine_seconds = time.time() - begun
-        standing, found = self._take_up()
+        self.engine = Engine(_model(job), _engine_settings(job, self.world), self.device)
+        times.append(time.time())
         if found:
-            self._phase(f"restoring step {standing.step:,}")
-            engine.load(found)
-        self.engine, self.standing = engine, standing
+            self._phase(f"restoring step {self.standing.step:,}")
+            self.engine.load(found)
+        times.append(time.time())
         self._phase("waiting for the first batch")
-        steps = self._stream(standing.cursor, length.steps - standing.step)
-        self.starting = {
-            "workers": self.begun - job.submitted,
-            "engine": engine_seconds,
-            "restore": time.time() - begun - engine_seconds,
-        }
-        self.stream_begun = time.time()
-        self._open_logs(standing.step)
+        spans = [after - before for before, after in pairwise(times)]
+        names = ("verify", "engine", "restore")
+        self.starting = {"workers": self.begun - job.submitted, **dict(zip(names, spans, strict=True))}
+        self._open_logs(self.standing.step)
         place = Place(self.rank, self.world, job.sizes.micro_batch, self.device)
-        train(engine, steps, standing.step, length, job.recipe.training, job.held_out, place, self)
+        train(self.engine, steps, self.standing.step, length, job.recipe.training, job.held_out, place, self)
 
     # The hooks of the loop.
 

@@ -3,18 +3,13 @@
 import gzip
 import json
 import socket
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from s3_server import S3Server, weed_server
+from s3_server import S3Server
 
 from raypretrain import storage
 from raypretrain.corpus.documents import check_columns, read_documents, sample_documents
@@ -25,12 +20,10 @@ from raypretrain.errors import InputError, StorageError
 GLOBBED = ["1.jsonl", "2.jsonl", "x/3.jsonl", "x/y/4.jsonl", ".hidden.jsonl"]
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory):
-    with weed_server(tmp_path_factory.mktemp("weed")) as server:
-        for name in GLOBBED:
-            server.put(f"globs/{name}", b"data")
-        yield server
+@pytest.fixture(autouse=True, scope="module")
+def globbed(s3: S3Server) -> None:
+    for name in GLOBBED:
+        s3.put(f"globs/{name}", b"data")
 
 
 @pytest.fixture

@@ -11,24 +11,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from raypretrain.config import save_recipe
 from raypretrain.errors import ClusterError, RunError
 from raypretrain.finetuning.search import search
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    """The test session's cluster if it has one; otherwise one for this file."""
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
 def test_a_search_survives_a_trial_that_dies_and_is_not_repeated(recipe, tmp_path, capfd):

@@ -1,17 +1,12 @@
 """The tokenizer: nothing is lost, the fast way gives SentencePiece's ids, and training says what it lacks."""
 
 import pickle
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from real_text import python_files, reviews
 
 from raypretrain.errors import InputError

@@ -2,13 +2,9 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import sentencepiece
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from real_text import python_files, reviews
 
 from raypretrain.errors import InputError

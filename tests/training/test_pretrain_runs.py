@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 from runs import fingerprints, metrics, run, train_workers, write_recipe
+from s3_server import S3Server
 
-from raypretrain.errors import RecipeError
+from raypretrain.errors import RaypretrainError, RecipeError
 from raypretrain.training.checkpoint import committed, problem_of
 from raypretrain.training.metrics import read_log
 
@@ -141,11 +142,29 @@ def test_one_worker_reads_the_same_batches_as_two(undisturbed: Path, recipe: Pat
     assert all(a["loss"] == pytest.approx(b["loss"], rel=1e-4) for a, b in losses)
 
 
+def test_a_corpus_in_a_bucket_gives_the_same_batches_as_the_local_one(
+    undisturbed: Path, recipe: Path, corpus: Path, s3: S3Server
+) -> None:
+    for shard in sorted(corpus.iterdir()):
+        s3.put(f"reviews/{shard.name}", shard.read_bytes())
+    folder = undisturbed.parent / "from-s3"
+    source = [
+        "corpus.sources.0.path=s3://corpus/reviews/*.jsonl",
+        f"corpus.sources.0.endpoint_url={s3.endpoint_url}",
+    ]
+    run(recipe, folder, *source, "training.steps=8")
+    expected = fingerprints(undisturbed)
+    assert fingerprints(folder) == {step: expected[step] for step in range(1, 9)}
+
+
+def test_no_extension_is_compiled_so_no_compiler_is_needed(undisturbed: Path, extensions: Path) -> None:
+    assert (undisturbed / "result.json").is_file()
+    assert not extensions.exists()
+
+
 def test_a_corrupt_shard_found_in_mid_run_ends_it_with_one_line_that_names_it(
     cluster: str, recipe: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    from raypretrain.errors import RaypretrainError
-
     bad = tmp_path / "data"
     bad.mkdir()
     for shard in corpus.iterdir():
