@@ -53,7 +53,8 @@ class _View:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
+        if progress_out.is_terminal:  # elsewhere it would print an empty line
+            self._bar.stop()
 
     def say(self, line: str) -> None:
         """A line that stays."""

@@ -13,7 +13,6 @@ from rich.table import Table
 from raypretrain.config import validate
 from raypretrain.console import PretrainView, SearchView, out, progress_out
 from raypretrain.demo.reviews import DemoData, write_demo_data
-from raypretrain.errors import RunError
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.rival import rival
 from raypretrain.finetuning.search import SearchResult, search
@@ -124,11 +123,10 @@ def _pretrain(folder: Path, data: DemoData, quick: bool) -> Outcome:
     with PretrainView() as view:
         outcome = pretrain(pretrain_recipe(folder, data, quick), view.watch)
     if outcome.status != "finished":
-        raise RunError(
-            f"stopped after step {outcome.step} of {outcome.steps}, which is saved",
-            where=str(outcome.folder),
-            fix="the same command goes on",
+        _say(
+            f"stopped after step {outcome.step} of {outcome.steps}, which is saved; the same command goes on"
         )
+        raise KeyboardInterrupt
     return outcome
 
 

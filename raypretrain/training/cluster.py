@@ -118,7 +118,7 @@ def size_up(recipe: PretrainRecipe, resources: dict[str, float]) -> Sizes:
         precision=compute.precision or ("bf16" if device == "cuda" else "fp32"),
         cpus_per_worker=each,
         threads=max(1, round(each)),
-        micro_batch=_micro_batch(compute, share, recipe.sequences.length),
+        micro_batch=_micro_batch(compute, device, share, recipe.sequences.length),
         stream_cpus=min(stream, cpus - workers * each),
     )
 
@@ -140,7 +140,7 @@ def _device(compute: ComputeConfig, gpus: int) -> str:
 
 def _fitting(batch: int, gpus: int) -> int:
     """The most workers that divide the global batch."""
-    return max(w for w in range(1, gpus + 1) if batch % w == 0)
+    return max(w for w in range(1, max(1, gpus) + 1) if batch % w == 0)
 
 
 def _cpus_for_each(cpus: float, stream: float, workers: int, device: str) -> float:
@@ -150,7 +150,7 @@ def _cpus_for_each(cpus: float, stream: float, workers: int, device: str) -> flo
     return max(0.25, min(part, 4.0) if device == "cuda" else part)
 
 
-def _micro_batch(compute: ComputeConfig, share: int, length: int) -> int:
+def _micro_batch(compute: ComputeConfig, device: str, share: int, length: int) -> int:
     """The largest divisor of a worker's share within the recipe's micro-batch, or by default some thousand tokens."""
-    most = compute.micro_batch or max(1, (16384 if compute.device == "cuda" else 4096) // length)
+    most = compute.micro_batch or max(1, (16384 if device == "cuda" else 4096) // length)
     return max(m for m in range(1, share + 1) if share % m == 0 and m <= most)

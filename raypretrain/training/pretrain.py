@@ -210,7 +210,7 @@ def _fit(
     _pass_on(board, watch, waits)
     if errors:
         _raise_user_error(board)
-        raise errors[0]
+        raise _lost_workers(errors[0], recipe.compute.max_failures) or errors[0]
     return received[0] if received else None
 
 
@@ -242,6 +242,19 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _lost_workers(error: BaseException, restarts: int) -> RunError | None:
+    """The error as the user's, if all it says is that workers were lost, and not why."""
+    failures = getattr(error, "worker_failures", {})
+    if not failures or not all(isinstance(f, ray.exceptions.RayActorError) for f in failures.values()):
+        return None
+    ranks = ", ".join(str(rank) for rank in sorted(failures))
+    return RunError(
+        f"worker {ranks} was lost, after {restarts} restarts",
+        where="compute.max_failures",
+        fix="see whether its machine ran out of memory; the same command goes on from the last checkpoint",
+    )
 
 
 def _raise_user_error(board: Any) -> None:

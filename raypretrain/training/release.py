@@ -8,6 +8,7 @@ from typing import Any
 
 from raypretrain.errors import RunError
 from raypretrain.models.huggingface import save_causal_lm
+from raypretrain.storage import check_writable
 from raypretrain.tokens.export import save_huggingface_tokenizer
 from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.training import checkpoint
@@ -24,6 +25,7 @@ def export(folder: RunFolder, to: Path, say: Any = print) -> int:
 
     Raises:
         RunError: there is no such run, or no checkpoint.
+        StorageError: ``to`` cannot be written to.
     """
     from raypretrain.training.engine import consolidated_state
 
@@ -35,6 +37,7 @@ def export(folder: RunFolder, to: Path, say: Any = print) -> int:
     tokenizer = Tokenizer.load(folder.tokenizer)
     shape = recipe.model.shape(tokenizer.vocabulary, recipe.sequences.length)
     state = consolidated_state(newest, standing.zero)
+    check_writable(to)
     to.mkdir(parents=True, exist_ok=True)
     save_causal_lm(state, shape, to, bos=tokenizer.bos, eos=tokenizer.eos, pad=tokenizer.pad)
     save_huggingface_tokenizer(tokenizer, to)

@@ -92,6 +92,7 @@ def test_a_changed_recipe_is_refused_with_the_keys_that_differ(undisturbed: Path
     assert "training.learning_rate: 0.003 → 0.5" in str(error.value)
 
 
+@pytest.mark.faults
 def test_a_worker_killed_in_mid_run_changes_no_batch_and_no_loss(undisturbed: Path, recipe: Path) -> None:
     folder = undisturbed.parent / "killed"
     killed: list[int] = []
@@ -109,6 +110,7 @@ def test_a_worker_killed_in_mid_run_changes_no_batch_and_no_loss(undisturbed: Pa
     assert [row["loss"] for row in metrics(folder)] == [row["loss"] for row in metrics(undisturbed)]
 
 
+@pytest.mark.faults
 def test_a_run_interrupted_by_ctrl_c_saves_and_goes_on(undisturbed: Path, recipe: Path, cluster: str) -> None:
     folder = undisturbed.parent / "interrupted"
     command = [sys.executable, "-m", "raypretrain.cli", "pretrain", str(recipe), "--json"]
@@ -162,6 +164,19 @@ def test_no_extension_is_compiled_so_no_compiler_is_needed(undisturbed: Path, ex
     assert not extensions.exists()
 
 
+@pytest.mark.faults
+def test_workers_lost_more_often_than_allowed_end_the_run_with_one_line(
+    cluster: str, recipe: Path, tmp_path: Path
+) -> None:
+    def kill_one(event: dict[str, Any]) -> None:
+        if "step" in event and (workers := train_workers()):
+            workers[0].send_signal(signal.SIGKILL)
+
+    with pytest.raises(RaypretrainError, match=r"worker 0.* was lost, after 0 restarts"):
+        run(recipe, tmp_path / "run", "compute.max_failures=0", watch=kill_one)
+
+
+@pytest.mark.faults
 def test_a_corrupt_shard_found_in_mid_run_ends_it_with_one_line_that_names_it(
     cluster: str, recipe: Path, corpus: Path, tmp_path: Path
 ) -> None:

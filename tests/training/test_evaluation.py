@@ -1,0 +1,154 @@
+"""Held-out loss: of the right text, equal for any number of workers, and by bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from real_text import reviews
+
+from raypretrain.corpus.documents import is_held_out
+from raypretrain.corpus.manifest import build_manifest
+from raypretrain.corpus.sources import CorpusConfig, SourceConfig
+from raypretrain.tokens.tokenizer import TokenizerConfig, train_tokenizer
+from raypretrain.tokens.window import SequencesConfig, Windows
+from raypretrain.training.evaluation import (
+    HeldOut,
+    Share,
+    bits_per_byte,
+    held_out_loss,
+    held_out_sequences,
+    share_of,
+)
+
+SHARE = 0.3
+LENGTH = 16
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+    folder = tmp_path_factory.mktemp("held-out")
+    texts = reviews(60)
+    for i in range(2):
+        lines = [json.dumps({"text": text}) + "\n" for text in texts[i::2]]
+        (folder / f"{i}.jsonl").write_text("".join(lines), encoding="utf-8")
+    tokenizer = train_tokenizer(iter(texts), TokenizerConfig(vocabulary=400), folder / "t" / "t.model", 1)
+    corpus = CorpusConfig(sources=[SourceConfig(path=f"{folder}/*.jsonl")], held_out=SHARE)
+    sequences = SequencesConfig(length=LENGTH)
+    return Windows(build_manifest(corpus, fragment_bytes=10_000), corpus, sequences, tokenizer, seed=1)
+
+
+def without_held_out(windows: Windows) -> Windows:
+    corpus = windows.corpus.model_copy(update={"held_out": 0.0})
+    return Windows(windows.manifest, corpus, windows.sequences, windows.tokenizer, windows.seed)
+
+
+def loss(rows: np.ndarray) -> torch.Tensor:
+    """The mean of something that differs from row to row."""
+    return torch.tensor(np.log(rows.astype(np.float64) + 2).mean())
+
+
+def over(workers: int, held_out: HeldOut, micro_batch: int) -> float:
+    """The loss as ``workers`` find it together, each of them doing its rounds."""
+    shares = [share_of(held_out, rank, workers, micro_batch) for rank in range(workers)]
+    assert len({len(share.batches) for share in shares}) == 1, "ZeRO 3 needs everyone in every round"
+    sums: list[torch.Tensor] = []
+
+    def keep(own: torch.Tensor) -> torch.Tensor:
+        sums.append(own)
+        return own + 1  # not divided by nothing, where a worker has no rows
+
+    for share in shares:
+        held_out_loss(share, loss, keep)
+    assert float(sum(s[1] for s in sums)) == len(held_out.tokens)
+    return held_out_loss(shares[0], loss, lambda own: torch.stack(sums).sum(0))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 16, 37])
+@pytest.mark.parametrize("micro_batch", [1, 4, 5])
+def test_any_number_of_workers_finds_the_mean_over_all_rows(rows: int, micro_batch: int) -> None:
+    tokens = np.random.default_rng(rows).integers(0, 1000, (rows, LENGTH)).astype(np.int32)
+    held_out = HeldOut(tokens, 1)
+    wanted = float(np.log(tokens.astype(np.float64) + 2).mean())
+    for workers in (1, 2, 3, 8):
+        assert over(workers, held_out, micro_batch) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_no_row_is_evaluated_twice() -> None:
+    tokens = np.arange(11 * LENGTH, dtype=np.int32).reshape(11, LENGTH)
+    shares = [share_of(HeldOut(tokens, 1), rank, 2, 4) for rank in range(2)]
+    seen = [row for share in shares for rows, weight in share.batches for row in rows[: int(weight), 0]]
+    assert sorted(seen) == tokens[:, 0].tolist()
+
+
+def test_a_worker_without_rows_computes_and_counts_nothing() -> None:
+    share = share_of(HeldOut(np.full((1, LENGTH), 5, np.int32), 1), rank=1, world=2, micro_batch=4)
+    assert [(rows.shape, weight) for rows, weight in share.batches] == [((1, LENGTH), 0.0)]
+
+
+def test_held_out_sequences_hold_held_out_documents_alone(windows: Windows) -> None:
+    tokenizer = windows.tokenizer
+    held_out = held_out_sequences(windows, most=10**6)
+    wanted = {t for t in reviews(60) if is_held_out(t, SHARE)}
+    assert 5 < len(wanted) < 40
+    flat = held_out.tokens.reshape(-1).tolist()
+    found, current = [], []
+    for token in flat:
+        if token == tokenizer.eos:
+            found.append(tokenizer.decode(current))
+            current = []
+        elif token != tokenizer.bos:
+            current.append(token)
+    assert set(found) <= wanted
+    assert len(found) >= len(wanted) - 1  # the last one may be cut off
+
+
+def test_they_are_as_many_as_asked_for_and_the_same_each_time(windows: Windows) -> None:
+    few = held_out_sequences(windows, most=7)
+    assert few.tokens.shape == (7, LENGTH)
+    assert few.tokens.dtype == np.int32
+    np.testing.assert_array_equal(held_out_sequences(windows, most=7).tokens, few.tokens)
+    np.testing.assert_array_equal(held_out_sequences(windows, most=20).tokens[:7], few.tokens)
+
+
+def test_too_little_held_out_text_gives_fewer_and_none_gives_none(windows: Windows) -> None:
+    everything = held_out_sequences(windows, most=10**6)
+    assert 0 < len(everything.tokens) < 10**6
+    nothing = held_out_sequences(without_held_out(windows), most=4)
+    assert nothing.tokens.shape == (0, LENGTH)
+    assert nothing.bytes == 0
+
+
+def test_the_bytes_are_those_of_the_predicted_tokens(windows: Windows) -> None:
+    held_out = held_out_sequences(windows, most=20)
+    tokenizer = windows.tokenizer
+    texts = [tokenizer.decode([token]) for row in held_out.tokens for token in row[1:].tolist()]
+    assert held_out.bytes == sum(len(text.encode()) for text in texts)
+    assert held_out.bytes < int(tokenizer.byte_lengths[held_out.tokens].sum())
+
+
+def test_bits_per_byte_of_a_model_that_knows_nothing(windows: Windows) -> None:
+    """Each of 256 equally likely bytes costs 8 bits, whatever the tokens are."""
+    bytes_as_tokens = HeldOut(np.zeros((4, 9), np.int32), bytes=4 * 8)
+    assert bits_per_byte(math.log(256), bytes_as_tokens) == pytest.approx(8)
+    two_bytes_a_token = HeldOut(np.zeros((4, 9), np.int32), bytes=2 * 4 * 8)
+    assert bits_per_byte(math.log(256), two_bytes_a_token) == pytest.approx(4)
+
+
+def test_saved_and_loaded_it_is_the_same(windows: Windows, tmp_path: Path) -> None:
+    for made in (held_out_sequences(windows, most=20), held_out_sequences(without_held_out(windows), most=4)):
+        made.save(tmp_path / "held_out.parquet")
+        loaded = HeldOut.load(tmp_path / "held_out.parquet")
+        assert loaded.bytes == made.bytes
+        assert len(loaded.tokens) == len(made.tokens)
+        if len(made.tokens):
+            assert loaded.tokens.dtype == np.int32
+            np.testing.assert_array_equal(loaded.tokens, made.tokens)
+
+
+def test_an_empty_share_is_never_made_of_rows() -> None:
+    assert share_of(HeldOut(np.empty((0, 0), np.int32), 0), 0, 2, 4) == Share([])

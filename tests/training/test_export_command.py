@@ -1,0 +1,105 @@
+"""``raypretrain export``: the newest checkpoint that holds, as a Hugging Face model, finished or not."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from real_text import reviews
+from runs import write_recipe
+from safetensors.torch import load_file
+
+from raypretrain import cli
+from raypretrain.config import load_recipe
+from raypretrain.models.transformer import CausalLM
+from raypretrain.tokens.cursor import Cursor
+from raypretrain.tokens.tokenizer import Tokenizer, train_tokenizer
+from raypretrain.training.checkpoint import MANIFEST, Standing, checkpoint_folder, commit, hash_files
+from raypretrain.training.recipe import PretrainRecipe
+from raypretrain.training.runfolder import RunFolder
+
+STATES = "engine/mp_rank_00_model_states.pt"
+
+
+@pytest.fixture
+def run(tmp_path: Path, corpus: Path) -> RunFolder:
+    """The folder of a run that was interrupted before its first checkpoint."""
+    recipe = load_recipe(write_recipe(tmp_path, corpus), PretrainRecipe, [f"run.folder={tmp_path}/run"])
+    folder = RunFolder(tmp_path / "run")
+    folder.open(recipe)
+    train_tokenizer(iter(reviews(60)), recipe.tokenizer, folder.tokenizer, 1)
+    return folder
+
+
+def save(run: RunFolder, step: int) -> CausalLM:
+    """A checkpoint after ``step`` as the engine writes it without ZeRO; its weights come from the step."""
+    recipe = run.read_recipe()
+    model = CausalLM(recipe.model.shape(recipe.tokenizer.vocabulary, recipe.sequences.length))
+    model.init_weights(step)
+    folder = checkpoint_folder(run.checkpoints, step)
+    (folder / "engine").mkdir(parents=True)
+    torch.save({"module": model.state_dict()}, folder / STATES)
+    standing = Standing(step, Cursor(), 0, 1, 0, "", "", "")
+    commit(folder, standing, hash_files(folder, 0, 1))
+    return model
+
+
+def export(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["raypretrain", "export", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    out, error = capsys.readouterr()
+    return int(caught.value.code or 0), out, error
+
+
+def test_the_newest_checkpoint_that_holds_is_exported_and_the_damaged_one_reported(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = save(run, 10)
+    save(run, 20)
+    data = bytearray((checkpoint_folder(run.checkpoints, 20) / STATES).read_bytes())
+    data[len(data) // 2] ^= 1
+    (checkpoint_folder(run.checkpoints, 20) / STATES).write_bytes(data)
+
+    to = tmp_path / "model"
+    status, out, error = export(monkeypatch, capsys, run.path, "--to", to, "--json")
+    assert status == 0
+    assert json.loads(out) == {"model": str(to), "step": 10}
+    assert error == f"checkpoint step-00000020 is not used: {STATES} is damaged (its SHA-256 differs)\n"
+
+    ids = torch.tensor([Tokenizer.load(run.tokenizer).encode("This film was surprisingly good.")])
+    loaded = AutoModelForCausalLM.from_pretrained(to, dtype=torch.float32).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, model(ids), rtol=0, atol=1e-4)
+    text = "This film was surprisingly good."
+    assert AutoTokenizer.from_pretrained(to)(text, add_special_tokens=False).input_ids == ids[0].tolist()
+    assert load_file(to / "model.safetensors")["model.embed_tokens.weight"].dtype == torch.float32
+
+
+def test_a_run_without_a_checkpoint_says_so(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(run, 10)
+    (checkpoint_folder(run.checkpoints, 10) / MANIFEST).unlink()
+    status, out, error = export(monkeypatch, capsys, run.path, "--to", tmp_path / "model")
+    assert (status, out) == (2, "")
+    assert error == f"raypretrain: {run.path}: has no checkpoint yet; train until the first one\n"
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_named(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(run, 10)
+    (tmp_path / "file").touch()
+    for to in (tmp_path / "file", tmp_path / "file" / "model"):
+        status, out, error = export(monkeypatch, capsys, run.path, "--to", to)
+        assert (status, out) == (2, "")
+        assert error == f"raypretrain: {tmp_path}/file: is a file, not a folder; give another folder\n"

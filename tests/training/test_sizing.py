@@ -1,0 +1,131 @@
+"""How much of a cluster a run takes, and what is said where that is too little."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raypretrain.errors import ClusterError
+from raypretrain.training.cluster import LEAST_STREAM_CPUS, Sizes, local_resources, size_up
+from raypretrain.training.recipe import PretrainRecipe
+
+
+def recipe(batch: int = 64, length: int = 512, **compute: Any) -> PretrainRecipe:
+    return PretrainRecipe.model_validate(
+        {
+            "corpus": {"sources": [{"path": "x"}]},
+            "training": {"global_batch": batch},
+            "sequences": {"length": length},
+            "compute": compute,
+        }
+    )
+
+
+def sizes(cpus: float, gpus: int = 0, **settings: Any) -> Sizes:
+    found = size_up(recipe(**settings), {"CPU": cpus, **({"GPU": gpus} if gpus else {})})
+    # Whatever is asked for: the workers and the stream have room, and the batch can be shared.
+    batch = settings.get("batch", 64)
+    assert found.workers * found.cpus_per_worker + found.stream_cpus <= cpus + 1e-9
+    assert found.stream_cpus > 0
+    assert batch % found.workers == 0
+    assert (batch // found.workers) % found.micro_batch == 0
+    assert found.threads >= 1
+    return found
+
+
+def test_one_worker_on_two_cpus_gets_at_least_one() -> None:
+    found = sizes(2)
+    assert (found.workers, found.device, found.precision) == (1, "cpu", "fp32")
+    assert found.cpus_per_worker >= 1
+    assert found.stream_cpus >= LEAST_STREAM_CPUS
+
+
+def test_two_workers_fit_on_two_cpus() -> None:
+    found = sizes(2, workers=2)
+    assert found.workers == 2
+    assert found.cpus_per_worker >= 0.5
+    assert found.threads == 1
+    assert found.stream_cpus >= LEAST_STREAM_CPUS
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 8, 64])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_whatever_is_sized_up_leaves_the_stream_its_least(cpus: int, workers: int) -> None:
+    if workers * 0.25 + LEAST_STREAM_CPUS > cpus:
+        with pytest.raises(ClusterError):
+            sizes(cpus, workers=workers)
+        return
+    found = sizes(cpus, workers=workers)
+    assert found.stream_cpus >= LEAST_STREAM_CPUS - 1e-9
+    assert found.cpus_per_worker * workers >= cpus / 2 or cpus < 2  # and wastes no machine
+
+
+def test_too_many_workers_for_the_cpus_are_refused_with_what_they_need() -> None:
+    with pytest.raises(ClusterError) as caught:
+        sizes(2, workers=16)
+    said = str(caught.value)
+    assert said.startswith("compute.workers: 16 workers of 0.25 CPUs and 0.5 for the stream need 4.5 CPUs")
+    assert "the cluster has 2;" in said
+    assert "fewer workers" in said
+
+
+def test_too_many_cpus_for_a_worker_are_refused() -> None:
+    with pytest.raises(ClusterError, match=r"2 workers of 1 CPUs .* need 2\.5 CPUs, the cluster has 2"):
+        sizes(2, workers=2, cpus_per_worker=1)
+    assert sizes(2, workers=2, cpus_per_worker=0.75).cpus_per_worker == 0.75
+
+
+@pytest.mark.parametrize(
+    ("gpus", "batch", "workers"), [(1, 64, 1), (2, 64, 2), (3, 64, 2), (4, 6, 3), (8, 7, 7), (8, 12, 6)]
+)
+def test_as_many_gpus_as_divide_the_batch_are_taken(gpus: int, batch: int, workers: int) -> None:
+    found = sizes(64, gpus, batch=batch)
+    assert (found.workers, found.device, found.precision) == (workers, "cuda", "bf16")
+    assert found.cpus_per_worker <= 4
+
+
+def test_a_cluster_with_gpus_may_be_used_without_them() -> None:
+    found = sizes(8, 4, device="cpu")
+    assert (found.workers, found.device, found.precision) == (1, "cpu", "fp32")
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_too_many_workers_for_the_gpus_are_refused(device: str) -> None:
+    with pytest.raises(ClusterError, match="4 workers need as many GPUs, the cluster has 2; take at most 2"):
+        sizes(64, 2, workers=4, device=device)
+
+
+@pytest.mark.parametrize("workers", [None, 1, 4])
+def test_cuda_without_a_gpu_is_refused(workers: int | None) -> None:
+    with pytest.raises(ClusterError, match=r"the cluster has 0.*compute\.device: cpu"):
+        sizes(8, 0, workers=workers, device="cuda")
+
+
+def test_the_micro_batch_is_the_largest_that_divides_the_share_within_what_was_asked() -> None:
+    assert sizes(8, batch=24, workers=2, micro_batch=5).micro_batch == 4
+    assert sizes(8, batch=24, workers=2, micro_batch=100).micro_batch == 12
+    assert sizes(8, batch=14, workers=2, micro_batch=6).micro_batch == 1
+
+
+def test_by_default_a_micro_batch_is_some_thousand_tokens() -> None:
+    assert sizes(8, batch=64, length=512).micro_batch == 8
+    assert sizes(8, batch=64, length=4096).micro_batch == 1
+    assert sizes(8, batch=64, length=100_000).micro_batch == 1
+    assert sizes(8, batch=2, length=64).micro_batch == 2
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_gpu_gets_larger_micro_batches_however_it_was_chosen(device: str) -> None:
+    assert sizes(8, 1, batch=64, length=512, device=device).micro_batch == 32
+
+
+def test_what_the_recipe_says_is_taken() -> None:
+    found = sizes(16, workers=2, precision="bf16", cpus_per_worker=3, stream_cpus=5, micro_batch=2)
+    assert found == Sizes(
+        workers=2, device="cpu", precision="bf16", cpus_per_worker=3, threads=3, micro_batch=2, stream_cpus=5
+    )
+
+
+def test_this_machine_has_cpus() -> None:
+    assert local_resources()["CPU"] >= 1
