@@ -50,20 +50,24 @@ Count = Annotated[int, BeforeValidator(parse_count)]
 """A number of tokens, sequences or bytes; ``5M`` and ``20MB`` are understood."""
 
 
+class Typed(str):
+    """A text given by ``--set``: as a path, relative to where the command was typed."""
+
+
 def resolve_path(value: object, info: ValidationInfo) -> object:
     """Make a path relative to the recipe's file absolute; URLs (``s3://…``) stay as they are."""
-    if not isinstance(value, str | Path):
+    if not isinstance(value, str | Path) or not str(value):
         return value
     text = str(value)
     if "://" in text:
         return text
-    folder = (info.context or {}).get("folder")
+    folder = Path.cwd() if isinstance(value, Typed) else (info.context or {}).get("folder")
     path = Path(text).expanduser()
     return str(path if path.is_absolute() or folder is None else Path(folder) / path)
 
 
 Location = Annotated[str, BeforeValidator(resolve_path)]
-"""A path or URL. A relative path is relative to the folder of the recipe's file."""
+"""A path or URL. A relative path is relative to the recipe's folder, or, given by ``--set``, to the current one."""
 
 C = TypeVar("C", bound=Config)
 
@@ -162,7 +166,7 @@ def _apply_override(values: dict[str, Any], override: str) -> tuple[str, ...]:
     if not sign or not key:
         raise RecipeError(f"'{override}' is not an override", where="--set", fix="write --set a.b=c")
     try:
-        value = yaml.safe_load(text)
+        value = _typed(yaml.safe_load(text))
     except yaml.YAMLError:
         raise RecipeError(f"'{text}' is not a YAML value", where=f"--set {key}") from None
     parts = key.split(".")
@@ -186,6 +190,14 @@ def _apply_override(values: dict[str, Any], override: str) -> tuple[str, ...]:
         else:
             raise RecipeError(f"'{'.'.join(parts[:i])}' has no keys inside", where=f"--set {key}")
     return tuple(parts)
+
+
+def _typed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_typed(item) for item in value]
+    return Typed(value) if isinstance(value, str) else value
 
 
 def _lines_of(root: yaml.Node | None, path: Path) -> dict[tuple[str, ...], int]:

@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "raypretrain"
 # From the top down: a room may import what stands below it.
 ORDER = [
     "cli",
-    "console",
     "demo",
+    "console",
     "finetuning",
     "training",
     "tokens",

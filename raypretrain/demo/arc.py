@@ -102,16 +102,16 @@ def finetune_recipe(folder: Path, data: DemoData, quick: bool) -> FinetuneRecipe
                 "train": {"path": str(data.train)},
                 "test": {"path": str(data.test)},
                 "examples": 200 if quick else 1000,
-                "validation_examples": 500,
+                "validation_examples": 400,
             }
         ],
-        "adapt": {"epochs": 3, "batch": 16, "length": 128},
+        "adapt": {"epochs": 3, "batch": 16, "length": 128, "warm_head": False},
         "search": {
             "metric": "validation_accuracy",
             "space": {
                 "way": {"grid": ["head", "full"]},
                 "init": {"grid": ["base", "scratch"]},
-                "learning_rate": {"grid": [1e-3] if quick else [5e-4, 1e-3]},
+                "learning_rate": {"grid": [1e-3] if quick else [1e-3, 2e-3]},
                 "seed": {"grid": seeds},
             },
         },

@@ -53,7 +53,7 @@ def read_reviews() -> list[Review]:
 
 
 def write_demo_data(folder: Path) -> DemoData:
-    """Write shards without labels and, for the long reviews, labelled training and test files.
+    """Write shards without labels and, for the one-sentence reviews, labelled training and test files.
 
     No review of the test file is in a shard or in the training file, by its content: the same film review is
     in the package more than once.
@@ -62,15 +62,15 @@ def write_demo_data(folder: Path) -> DemoData:
         InputError: the package is not installed. AssertionError: a test review was found in a shard.
     """
     reviews = list({content_key(review.text): review for review in read_reviews()}.values())
-    long = sorted((r for r in reviews if r.source == "imdb"), key=lambda r: content_key(r.text))
-    test = long[:TEST_REVIEWS]
+    short = sorted((r for r in reviews if r.source == "rotten_tomatoes"), key=lambda r: content_key(r.text))
+    test = short[:TEST_REVIEWS]
     kept_back = {content_key(review.text) for review in test}
     rest = [review for review in reviews if content_key(review.text) not in kept_back]
     folder.mkdir(parents=True, exist_ok=True)
     shards = _write_shards(folder / "shards", [review.text for review in rest])
     for text in read_shards(shards):
         assert content_key(text) not in kept_back, "a review of the test split is among the raw shards"
-    train = [review for review in long if content_key(review.text) not in kept_back]
+    train = [review for review in short if content_key(review.text) not in kept_back]
     _write_labelled(folder / "sentiment-train.csv", train)
     _write_labelled(folder / "sentiment-test.csv", test)
     return DemoData(

@@ -33,7 +33,8 @@ class TrialCompute(Config):
 class FinetuneRecipe(Config):
     """What ``raypretrain finetune`` and ``raypretrain search`` are given."""
 
-    run: FolderConfig = FolderConfig()
+    # Not an instance: the default folder follows from the recipe's file, so it has to be validated with it.
+    run: FolderConfig = Field(default_factory=dict, validate_default=True)
     base: BaseConfig
     tasks: list[TaskConfig] = Field(min_length=1)
     adapt: AdaptConfig = AdaptConfig()

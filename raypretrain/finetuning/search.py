@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from raypretrain.errors import ClusterError, RaypretrainError
 from raypretrain.finetuning.encode import TaskTokens
 from raypretrain.finetuning.head import FeatureCache
+from raypretrain.finetuning.quiet import quiet_tune
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.release import forget_weights, release
 from raypretrain.finetuning.results import Row, best_of, compare, write_results
@@ -36,20 +35,12 @@ from raypretrain.finetuning.work import (
     write_plan,
     write_stopped,
 )
+from raypretrain.training import cluster
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
     from raypretrain.finetuning.trial import Start
-
-QUIET = {
-    # Its tables on the standard output, which verbose=0 leaves half of.
-    "RAY_AIR_NEW_OUTPUT": "0",
-    # Tune's own loggers write one file a trial and format; ours is the metrics.jsonl of the trial.
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Its snapshots are for its own way of resuming; what has a result.json is done, for us.
-    "TUNE_GLOBAL_CHECKPOINT_S": "600",
-}
 
 Tokens = dict[tuple[str, int], TaskTokens]
 
@@ -86,7 +77,7 @@ def search(
     Args:
         progress: is told ``plan`` (trials, done), ``epoch`` (trial, and its numbers) and ``trial`` (trial,
             status: finished, stopped or failed, and its numbers).
-        connect: starts or joins Ray if it is not up yet; otherwise ``ray.init()`` does.
+        connect: starts or joins Ray if it is not up yet; otherwise :func:`raypretrain.training.cluster.connect` does.
 
     Raises:
         RaypretrainError: what is wrong with the input or the cluster, or that no trial of a task was
@@ -132,7 +123,7 @@ def _run(
         write_plan(work, trial)
     tokens = work.tokens(pending)
     if not ray.is_initialized():
-        (connect or _connect)()
+        (connect or partial(cluster.connect, None))()
     compute, settings = work.recipe.compute, work.recipe.search
     _check_room(compute.cpus_per_trial, compute.gpus_per_trial)
     plans = {trial.id: (trial, str(work.trial_folder(trial))) for trial in pending}
@@ -143,7 +134,7 @@ def _run(
         {"cpu": compute.cpus_per_trial, "gpu": compute.gpus_per_trial},
     )
     watch = _Watch(work, tell)
-    with _quiet(), tempfile.TemporaryDirectory(prefix=".tune-", dir=work.folder) as scratch:
+    with quiet_tune(), tempfile.TemporaryDirectory(prefix=".tune-", dir=work.folder) as scratch:
         tuner = tune.Tuner(
             trainable,
             param_space={"trial": tune.grid_search(list(plans))},
@@ -271,10 +262,6 @@ def _numbers(result: dict[str, Any] | None) -> dict[str, Any]:
     return {k: v for k, v in (result or {}).items() if k in kept or k.startswith("validation_")}
 
 
-def _connect() -> None:
-    ray.init(include_dashboard=False, log_to_driver=False)
-
-
 def _check_room(cpus: float, gpus: float) -> None:
     """Refuse trials that no node has room for: Tune would wait for ever.
 
@@ -292,22 +279,3 @@ def _check_room(cpus: float, gpus: float) -> None:
         f"{largest.get('CPU', 0):g} and {largest.get('GPU', 0):g}",
         fix="lower compute.cpus_per_trial or compute.gpus_per_trial",
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what Tune says of itself; our progress and our table say it."""
-    before = {key: os.environ.get(key) for key in QUIET}
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
-    os.environ.update(QUIET)
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value

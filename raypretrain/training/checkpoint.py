@@ -104,13 +104,20 @@ def committed(checkpoints: Path) -> list[Path]:
 
 
 def newest_verified(checkpoints: Path, report: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that holds; ``report`` is told of each newer one that does not."""
+    """The newest checkpoint that holds; ``report`` is told of each newer one that does not. Changes nothing."""
     for folder in committed(checkpoints):
         problem = problem_of(folder)
         if problem is None:
             return folder
         report(f"checkpoint {folder.name} is not used: {problem}")
     return None
+
+
+def drop_after(checkpoints: Path, step: int) -> None:
+    """Remove every checkpoint of a later step: a run that goes on from ``step`` has no use for damaged ones."""
+    for folder in checkpoints.glob("step-*"):
+        if folder.name > checkpoint_folder(checkpoints, step).name:
+            clear(folder)
 
 
 def prune(checkpoints: Path, keep: int) -> None:

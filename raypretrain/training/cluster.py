@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 from dataclasses import dataclass
 
 import ray
@@ -16,6 +17,7 @@ LEAST_STREAM_CPUS = 0.5
 """CPUs that the stream needs beside the workers, at least: Ray Data waits for ever if there are none."""
 
 _OBJECT_STORE_BYTES = 512 * 2**20
+_ADDRESS_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def connect(address: str | None, cpus: float | None = None) -> None:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
+        _refuse_unreachable(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -75,6 +78,21 @@ def connect(address: str | None, cpus: float | None = None) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+
+
+def _refuse_unreachable(address: str) -> None:
+    """Ray itself tries for minutes before it gives an address up."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdigit():
+        return  # a name that Ray resolves, e.g. "auto"
+    try:
+        socket.create_connection((host, int(port)), timeout=_ADDRESS_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {address} ({error.strerror or error})",
+            where="compute.address",
+            fix="start one, or leave the key out to run on this machine",
+        ) from None
 
 
 def local_resources() -> dict[str, float]:

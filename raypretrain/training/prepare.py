@@ -78,6 +78,12 @@ def make_tokenizer(recipe: PretrainRecipe, manifest: Manifest, folder: RunFolder
         return Tokenizer.load(folder.tokenizer)
     if recipe.tokenizer.path:
         tokenizer = Tokenizer.load(recipe.tokenizer.path)
+        if not tokenizer.lossless:
+            raise InputError(
+                "this tokenizer loses text (spaces, lines or rare characters)",
+                where=recipe.tokenizer.path,
+                fix="train one with 'raypretrain tokenizer train', or leave tokenizer.path out",
+            )
         tokenizer.save(folder.corpus)
         return tokenizer
     size = recipe.tokenizer.sample

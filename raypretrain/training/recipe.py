@@ -28,10 +28,10 @@ class RunFolderConfig(Config):
     @field_validator("folder", mode="after")
     @classmethod
     def _beside_the_recipe(cls, folder: str, info: ValidationInfo) -> str:
-        context = info.context or {}
-        is_default = folder in ("", context.get("folder"))
-        name = context.get("name", "run")
-        return str(resolve_path(f"runs/{name}", info)) if is_default else folder
+        if "://" in folder:
+            raise ValueError("a run's folder is a local or shared path, not a URL")
+        name = (info.context or {}).get("name", "run")
+        return folder or str(resolve_path(f"runs/{name}", info))
 
 
 class CheckpointConfig(Config):
@@ -98,7 +98,8 @@ class ComputeConfig(Config):
 class PretrainRecipe(Config):
     """``raypretrain pretrain RECIPE``."""
 
-    run: RunFolderConfig = RunFolderConfig()
+    # Not an instance: the default folder follows from the recipe's file, so it has to be validated with it.
+    run: RunFolderConfig = Field(default_factory=dict, validate_default=True)
     corpus: CorpusConfig
     tokenizer: TokenizerConfig = TokenizerConfig()
     sequences: SequencesConfig = SequencesConfig()

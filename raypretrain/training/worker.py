@@ -177,6 +177,9 @@ class Worker:
         if self.rank == 0:
             newest = checkpoint.newest_verified(self.folder.checkpoints, self.poster.note)
             found = str(newest) if newest else None
+            checkpoint.drop_after(
+                self.folder.checkpoints, checkpoint.read_standing(newest).step if newest else 0
+            )
         found = broadcast_from_rank_zero(found)
         if found is None:
             return self.job.start, None
@@ -247,6 +250,13 @@ def _engine_settings(job: Job, world: int) -> EngineSettings:
         epsilon=training.epsilon,
         clip=training.clip,
     )
+
+
+def _write_error(error: OSError | RuntimeError) -> str | None:
+    """Why a file could not be written; None if that was not the error. torch's writer says it in its own words."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "no space left, or the disk is failing" if "PytorchStreamWriter" in str(error) else None
 
 
 def _refuse_other(found: Standing, wanted: Standing, where: str) -> None:

@@ -124,3 +124,29 @@ def test_a_run_folder_that_is_a_file_is_refused_before_anything_is_trained(recip
     write_csv(tmp_path / "file", [])
     with pytest.raises(Exception, match="is a file, not a folder"):
         finetune(recipe(run={"folder": str(tmp_path / "file")}))
+
+
+def test_a_warm_head_begins_where_the_solved_head_ends(recipe, tmp_path):
+    solved = finetune(recipe(adapt={"way": "head", "ridge": 0.2}))["tasks"]["mood"]
+    still = {"warm_head": True, "ridge": 0.2, "learning_rate": 1e-12, "epochs": 1}
+    warm = finetune(recipe(adapt=still))["tasks"]["mood"]
+    cold = finetune(recipe(adapt=still | {"warm_head": False}))["tasks"]["mood"]
+    assert warm["test_loss"] == pytest.approx(solved["test_loss"], abs=1e-5)
+    assert cold["test_loss"] == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_without_a_length_texts_are_cut_at_the_base_models_positions(recipe):
+    row = finetune(recipe(adapt={"way": "head", "length": None}))["tasks"]["mood"]
+    assert row["adapt.length"] == 64
+    assert AutoTokenizer.from_pretrained(row["model"]).model_max_length == 64
+
+
+def test_weights_that_were_deleted_are_made_again_for_the_release(recipe, tmp_path):
+    adapt = {"learning_rate": 3e-3}
+    row = finetune(recipe(adapt=adapt))["tasks"]["mood"]
+    before = load_file(Path(row["model"]) / "model.safetensors")
+    (tmp_path / "run" / "trials" / row["trial"] / "classifier.safetensors").unlink()
+    (Path(row["model"]) / "model.safetensors").unlink()
+    finetune(recipe(adapt=adapt))
+    after = load_file(Path(row["model"]) / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 import torch
 from real_text import reviews
 
-from raypretrain.corpus.documents import is_held_out
-from raypretrain.corpus.manifest import build_manifest
+from raypretrain.corpus.documents import Document, is_held_out, read_documents
+from raypretrain.corpus.manifest import Fragment, Manifest, build_manifest
 from raypretrain.corpus.sources import CorpusConfig, SourceConfig
 from raypretrain.tokens.tokenizer import TokenizerConfig, train_tokenizer
 from raypretrain.tokens.window import SequencesConfig, Windows
+from raypretrain.training import evaluation
 from raypretrain.training.evaluation import (
     HeldOut,
     Share,
@@ -113,6 +115,24 @@ def test_they_are_as_many_as_asked_for_and_the_same_each_time(windows: Windows) 
     assert few.tokens.dtype == np.int32
     np.testing.assert_array_equal(held_out_sequences(windows, most=7).tokens, few.tokens)
     np.testing.assert_array_equal(held_out_sequences(windows, most=20).tokens[:7], few.tokens)
+
+
+def test_no_more_of_the_corpus_is_read_than_that_takes(
+    windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[object] = []
+
+    def counting(manifest: Manifest, fragment: Fragment, config: CorpusConfig) -> Iterator[Document]:
+        read.append(fragment)
+        return read_documents(manifest, fragment, config)
+
+    monkeypatch.setattr(evaluation, "read_documents", counting)
+    assert len(windows.manifest) > 5
+    held_out_sequences(windows, most=1)
+    assert len(read) <= 2
+    read.clear()
+    held_out_sequences(windows, most=10**6)
+    assert len(read) == len(set(read)) == len(windows.manifest)
 
 
 def test_too_little_held_out_text_gives_fewer_and_none_gives_none(windows: Windows) -> None:

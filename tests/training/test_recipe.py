@@ -49,12 +49,18 @@ def test_the_run_lies_beside_its_recipe_under_its_name(
 
 @pytest.mark.parametrize(
     ("given", "wanted"),
-    [("out/run-1", "{jobs}/out/run-1"), ("/somewhere/run", "/somewhere/run"), ("../run", "{jobs}/../run")],
+    [("out/run-1", "{here}/out/run-1"), ("/somewhere/run", "/somewhere/run"), ("../run", "{here}/../run")],
 )
-def test_a_folder_that_is_given_counts_from_the_recipe(tmp_path: Path, given: str, wanted: str) -> None:
-    wanted = wanted.format(jobs=tmp_path)
-    assert load(tmp_path, MINIMAL + f"run: {{folder: {given}}}\n").run.folder == wanted
-    assert load(tmp_path, MINIMAL, f"run.folder={given}").run.folder == wanted
+def test_a_folder_counts_from_the_recipe_and_in_an_override_from_where_it_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, wanted: str
+) -> None:
+    jobs, elsewhere = tmp_path / "jobs", tmp_path / "elsewhere"
+    jobs.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    in_the_recipe = load(jobs, MINIMAL + f"run: {{folder: {given}}}\n")
+    assert in_the_recipe.run.folder == wanted.format(here=jobs)
+    assert load(jobs, MINIMAL, f"run.folder={given}").run.folder == wanted.format(here=elsewhere)
 
 
 def test_the_recipes_own_folder_may_be_the_runs(tmp_path: Path) -> None:
@@ -66,6 +72,7 @@ def test_a_saved_recipe_is_the_same_when_the_run_is_opened_again(tmp_path: Path)
     recipe = load(tmp_path, MINIMAL, f"run.folder={tmp_path}/run", *overrides)
     folder = RunFolder(tmp_path / "run")
     assert not folder.open(recipe)
+    folder.metrics.write_text('{"step": 1}\n')
     assert folder.open(recipe)
     assert folder.read_recipe() == recipe
 

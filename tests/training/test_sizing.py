@@ -127,5 +127,9 @@ def test_what_the_recipe_says_is_taken() -> None:
     )
 
 
+def test_the_stream_gets_what_the_workers_leave_and_no_more() -> None:
+    assert sizes(4, workers=2, cpus_per_worker=1.5, stream_cpus=3).stream_cpus == 1
+
+
 def test_this_machine_has_cpus() -> None:
     assert local_resources()["CPU"] >= 1

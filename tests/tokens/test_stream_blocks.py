@@ -1,0 +1,76 @@
+"""The stream through Ray Data itself: the windows, in their order, as they are read without Ray."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from real_text import reviews
+
+from raypretrain.corpus.manifest import build_manifest
+from raypretrain.corpus.sources import CorpusConfig, SourceConfig
+from raypretrain.errors import InputError, user_error
+from raypretrain.tokens.tokenizer import TokenizerConfig, train_tokenizer
+from raypretrain.tokens.window import SequencesConfig, Windows
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+LIMITS = {"cpus": 2.0, "task_cpus": 1.0, "ahead_bytes": 64 << 20}
+
+
+def windows(corpus: Path, folder: Path, length: int = 64) -> Windows:
+    """The reviews in windows of few documents, so that two segments of Ray Data are quickly read."""
+    config = CorpusConfig(sources=[SourceConfig(path=f"{corpus}/*.jsonl")])
+    tokenizer = train_tokenizer(iter(reviews(60)), TokenizerConfig(vocabulary=400), folder / "t.model", 1)
+    sequences = SequencesConfig(length=length, window=12_000)
+    return Windows(build_manifest(config, fragment_bytes=3000), config, sequences, tokenizer, seed=2)
+
+
+@pytest.mark.parametrize("first", [0, 13])
+def test_the_windows_come_in_order_and_as_they_are_read_without_ray(
+    cluster: str, corpus: Path, tmp_path: Path, first: int
+) -> None:
+    import ray
+
+    from raypretrain.tokens.stream import window_blocks
+
+    made = windows(corpus, tmp_path)
+    found = list(islice(window_blocks(ray.put(made), first, **LIMITS), 80))
+    wanted = [(w, rows) for w in range(first, first + 100) if len(rows := made.read(w))]
+    assert [w for w, _ in found] == [w for w, _ in wanted[:80]]
+    for (_, rows), (_, truth) in zip(found, wanted, strict=False):
+        assert rows.dtype == np.int32
+        np.testing.assert_array_equal(rows, truth)
+
+
+def test_a_corpus_that_fills_no_sequence_is_an_error_and_no_endless_search(
+    cluster: str, corpus: Path, tmp_path: Path
+) -> None:
+    import ray
+
+    from raypretrain.tokens.stream import window_blocks
+
+    with pytest.raises(InputError, match="256 windows in a row gave not one sequence"):
+        next(window_blocks(ray.put(windows(corpus, tmp_path, length=100_000)), 0, **LIMITS))
+
+
+def test_a_damaged_file_is_named(cluster: str, corpus: Path, tmp_path: Path) -> None:
+    import ray
+
+    from raypretrain.tokens.stream import window_blocks
+
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for shard in corpus.iterdir():
+        (shards / shard.name).write_bytes(shard.read_bytes())
+    made = windows(shards, tmp_path)
+    data = bytearray((shards / "shard-2.jsonl").read_bytes())
+    data[1000:] = b"\xff" * (len(data) - 1000)
+    (shards / "shard-2.jsonl").write_bytes(data)
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        list(islice(window_blocks(ray.put(made), 0, **LIMITS), 80))
+    found = user_error(caught.value)
+    assert isinstance(found, InputError)
+    assert f"{shards}/shard-2.jsonl" in str(found)
