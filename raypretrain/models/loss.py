@@ -103,8 +103,9 @@ def _losses_and_slope(
     likeliest = probabilities.amax(-1, keepdim=True).to(accurate).log()
     normalizer = logits.amax(-1, keepdim=True).to(accurate) - likeliest
     losses = normalizer - logits.gather(1, index).to(accurate)
-    # Not scatter_add_, which copies the whole tensor for bf16 on a CPU.
-    return losses, probabilities.scatter_(1, index, probabilities.gather(1, index) - 1)
+    # Not scatter_ or scatter_add_, which copy the whole tensor for bf16 on a CPU.
+    probabilities[torch.arange(len(index), device=index.device), index[:, 0]] -= 1
+    return losses, probabilities
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

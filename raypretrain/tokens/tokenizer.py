@@ -184,9 +184,10 @@ def train_tokenizer(texts: Iterator[str], config: TokenizerConfig, path: Path, t
     import sentencepiece
 
     out = io.BytesIO()
+    broken: list[Exception] = []
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts),
+            sentence_iterator=_lines(_noting(texts, broken)),
             model_writer=out,
             model_type=config.kind,
             vocab_size=config.vocabulary,
@@ -205,10 +206,19 @@ def train_tokenizer(texts: Iterator[str], config: TokenizerConfig, path: Path, t
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        raise _training_error(error, config) from None
+        raise (broken[0] if broken else _training_error(error, config)) from None
     model = _finished(out.getvalue())
     storage.write_atomic(path, model)
     return Tokenizer(model, str(path))
+
+
+def _noting(texts: Iterator[str], broken: list[Exception]) -> Iterator[str]:
+    """``texts``; SentencePiece makes a message of what they raise, so the error itself is kept."""
+    try:
+        yield from texts
+    except Exception as error:
+        broken.append(error)
+        raise
 
 
 _LONGEST_LINE = 4000  # bytes; SentencePiece passes over longer ones

@@ -6,6 +6,7 @@ checkpoints/step-00001000/MANIFEST.json    written last: sizes and SHA-256 of ev
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -61,7 +62,7 @@ def hash_files(folder: Path, part: int, parts: int) -> dict[str, dict[str, Any]]
 def commit(folder: Path, standing: Standing, files: dict[str, dict[str, Any]]) -> None:
     """Write the manifest: from now on the folder is a checkpoint."""
     manifest = {"format": FORMAT, **asdict(standing), "files": files}
-    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1))
+    write_atomic(folder / MANIFEST, json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1))
 
 
 def read_standing(folder: Path) -> Standing:
@@ -150,6 +151,10 @@ def _uncommitted(checkpoints: Path) -> Iterator[Path]:
     return (p for p in checkpoints.glob("step-*") if p.is_dir() and not (p / MANIFEST).is_file())
 
 
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -157,4 +162,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise RunError(f"the manifest cannot be read ({error})", where=str(folder / MANIFEST)) from None
     if not isinstance(values, dict) or values.get("format") != FORMAT or "files" not in values:
         raise RunError(f"the manifest is not of format {FORMAT}", where=str(folder / MANIFEST))
+    if values.pop("sha256", None) != _digest(values):
+        raise RunError("the manifest is damaged (its SHA-256 differs)", where=str(folder / MANIFEST))
     return values

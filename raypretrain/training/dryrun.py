@@ -25,7 +25,7 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
 
         vocabulary = Tokenizer.load(recipe.tokenizer.path).vocabulary
     folder = RunFolder(recipe.run.folder)
-    if folder.recipe.is_file():
+    if folder.begun():
         from raypretrain.training.recipe import refuse_changes
 
         refuse_changes(recipe, folder.read_recipe(), folder.path)

@@ -34,7 +34,9 @@ class HeldOut:
     def save(self, path: Path) -> None:
         """Write it as Parquet."""
         table = pa.table({"tokens": list(self.tokens)}).replace_schema_metadata({"bytes": str(self.bytes)})
-        pq.write_table(table, path)
+        unfinished = path.with_suffix(".unfinished")
+        pq.write_table(table, unfinished)
+        unfinished.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> HeldOut:

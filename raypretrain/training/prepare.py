@@ -61,6 +61,7 @@ def prepare(recipe: PretrainRecipe, folder: RunFolder, say: Say) -> Prepared:
     windows = Windows(manifest, recipe.corpus, recipe.sequences, tokenizer, recipe.run.seed)
     if folder.held_out.is_file():
         return Prepared(windows, HeldOut.load(folder.held_out))
+    _ = windows.plan  # refuses a source without text, before a task of the stream would
     _refuse_too_small(windows, recipe)
     say("choosing the held-out text")
     held_out = held_out_sequences(windows, recipe.training.evaluation.sequences)

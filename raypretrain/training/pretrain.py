@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import threading
@@ -24,7 +25,7 @@ from raypretrain.tokens.cursor import Cursor
 from raypretrain.training import checkpoint
 from raypretrain.training.board import start_board
 from raypretrain.training.checkpoint import Standing
-from raypretrain.training.cluster import Sizes, connect, missing_now, size_up
+from raypretrain.training.cluster import Sizes, connect, local_resources, missing_now, size_up
 from raypretrain.training.prepare import Prepared, prepare
 from raypretrain.training.recipe import Length, PretrainRecipe, run_length
 from raypretrain.training.release import release
@@ -90,7 +91,14 @@ def _carry_out(
         watch({"say": line})
 
     begun = time.time()
+    if not (recipe.compute.address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()):
+        size_up(
+            recipe, local_resources()
+        )  # what cannot fit on this machine is refused before anything is made
     prepared = prepare(recipe, folder, say)
+    shape = recipe.model.shape(prepared.windows.tokenizer.vocabulary, recipe.sequences.length)
+    length = run_length(recipe, shape.parameters)
+    check_writable(folder.path, need_bytes=shape.parameters * _CHECKPOINT_BYTES_PER_PARAMETER * 2)
     prepared_at = time.time()
     say("starting Ray")
     connect(recipe.compute.address)
@@ -98,9 +106,6 @@ def _carry_out(
     waits_for = missing_now(sizes, ray.available_resources())
     if waits_for:
         say(f"note: {waits_for} are in use by other work on the cluster; waiting for them")
-    shape = recipe.model.shape(prepared.windows.tokenizer.vocabulary, recipe.sequences.length)
-    length = run_length(recipe, shape.parameters)
-    check_writable(folder.path, need_bytes=shape.parameters * _CHECKPOINT_BYTES_PER_PARAMETER * 2)
     folder.write_environment(asdict(sizes))
     watch({"start": {"shape": shape, "length": length, "sizes": sizes, "resumed": existed}})
     board = start_board()

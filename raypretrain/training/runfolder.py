@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from raypretrain.config import flatten, save_recipe, validate
+from raypretrain.config import flatten, to_yaml, validate
 from raypretrain.errors import RunError
 from raypretrain.storage import check_writable, write_atomic
 from raypretrain.training.recipe import PretrainRecipe, refuse_changes
@@ -56,18 +57,24 @@ class RunFolder:
             raise RunError(f"cannot be read ({error})", where=str(self.recipe)) from None
         return validate(values, PretrainRecipe, folder=self.path, where=str(self.recipe))
 
+    def begun(self) -> bool:
+        """Whether anything was trained here."""
+        return self.recipe.is_file() and (self.metrics.is_file() or any(self.checkpoints.glob("step-*")))
+
     def open(self, recipe: PretrainRecipe) -> bool:
         """Make the folder, or go on in it; returns whether the run existed.
 
         Raises:
             RecipeError: the run was started with another recipe.
         """
-        if self.recipe.is_file():
+        if self.begun():
             refuse_changes(recipe, self.read_recipe(), self.path)
             return True
+        if self.recipe.is_file():  # a start that failed binds nobody: neither its recipe nor its corpus
+            shutil.rmtree(self.corpus, ignore_errors=True)
         for folder in (self.corpus, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
-        save_recipe(recipe, self.recipe)
+        write_atomic(self.recipe, to_yaml(recipe))
         return False
 
     def write_environment(self, sizes: dict[str, Any]) -> None:

@@ -256,7 +256,8 @@ def _write_error(error: OSError | RuntimeError) -> str | None:
     """Why a file could not be written; None if that was not the error. torch's writer says it in its own words."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return "no space left, or the disk is failing" if "PytorchStreamWriter" in str(error) else None
+    own_words = ("PytorchStreamWriter", "inline_container", "iostream error")
+    return "no space left, or the disk is failing" if any(w in str(error) for w in own_words) else None
 
 
 def _refuse_other(found: Standing, wanted: Standing, where: str) -> None:
