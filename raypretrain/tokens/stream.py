@@ -8,7 +8,8 @@ cut by a task of its own; here a window stays one block, and a row's place is ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import count
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from numpy.typing import NDArray
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
@@ -29,6 +31,10 @@ from raypretrain.tokens.window import Windows
 _SEGMENT = 64
 # So many segments in a row without one sequence mean that the corpus has none, or hardly any.
 _EMPTY_SEGMENTS = 4
+
+# How long the scheduling loop rests between two looks at finished tasks, while nobody waits for one.
+_REST_SECONDS = 0.05
+_waiting = threading.Event()
 
 _windows_here: dict[str, Windows] = {}
 
@@ -62,6 +68,28 @@ class _Segment(ray.data.Datasource):
         ]
 
 
+class _Unhurried(ExecutionCallback):
+    """Lets Ray Data's scheduling loop rest while nobody waits for a window.
+
+    With its read-ahead full, the loop has nothing to do and does it without a pause, on most of a core.
+    """
+
+    def on_execution_step(self, executor: Any) -> None:
+        _waiting.wait(_REST_SECONDS)
+
+
+def _while_waiting(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same tables; says to the scheduling loop, a thread of this process, when one is waited for."""
+    source = iter(tables)
+    while True:
+        _waiting.set()
+        table = next(source, None)
+        _waiting.clear()
+        if table is None:
+            return
+        yield table
+
+
 def window_blocks(
     windows: ray.ObjectRef[Windows], first: int, *, cpus: float, task_cpus: float, ahead_bytes: int
 ) -> Iterator[tuple[int, NDArray[np.int32]]]:
@@ -77,6 +105,8 @@ def window_blocks(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    if _Unhurried not in context.custom_execution_callback_classes:
+        context.custom_execution_callback_classes.append(_Unhurried)
     options = context.execution_options
     options.preserve_order = True
     options.resource_limits = ray.data.ExecutionResources(cpu=cpus, object_store_memory=ahead_bytes)
@@ -87,7 +117,9 @@ def window_blocks(
             override_num_blocks=_SEGMENT,
             ray_remote_args={"num_cpus": task_cpus},
         )
-        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
+        for table in _while_waiting(
+            dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        ):
             if table.num_rows:
                 empty = -1
                 column = table["tokens"].combine_chunks()
