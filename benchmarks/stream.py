@@ -46,7 +46,7 @@ class Consumer:
         next(self._blocks)
 
     def speed(self, windows: int) -> float:
-        """Tokens per second over the next ``windows`` windows."""
+        """Tokens per second over the next ``windows`` windows; the time starts when the first of them was ready."""
         begun = time.perf_counter()
         tokens = sum(next(self._blocks)[1].size for _ in range(windows))
         return tokens / (time.perf_counter() - begun)
