@@ -145,6 +145,7 @@ class Dealer:
         cursor: the first sequence.
         global_batch: sequences of a step.
         workers: how many take from each step.
+        limits: of :func:`window_blocks`.
     """
 
     def __init__(

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,16 +65,40 @@ class RunFolder:
 
         Raises:
             RecipeError: the run was started with another recipe.
+            RunError: the folder is no run's, and not empty.
         """
         if self.begun():
             refuse_changes(recipe, self.read_recipe(), self.path)
             return True
+        self._refuse_foreign()
         if self.recipe.is_file():  # a start that failed binds nobody: neither its recipe nor its corpus
-            shutil.rmtree(self.corpus, ignore_errors=True)
+            for made in (self.manifest, self.tokenizer, self.held_out):
+                made.unlink(missing_ok=True)
         for folder in (self.corpus, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.recipe, to_yaml(recipe))
         return False
+
+    def _refuse_foreign(self) -> None:
+        """Refuse a folder that holds anything that a start does not make, e.g. somebody's corpus."""
+        ours = {
+            ".lock",
+            self.recipe.name,
+            self.environment.name,
+            self.corpus.name,
+            self.checkpoints.name,
+            self.ray.name,
+        }
+        made = {path.stem for path in (self.manifest, self.tokenizer, self.held_out)}
+        foreign = [p.name for p in self.path.iterdir() if p.name not in ours]
+        if self.corpus.is_dir():
+            foreign += [f"corpus/{p.name}" for p in self.corpus.iterdir() if p.stem not in made]
+        if foreign:
+            raise RunError(
+                f"the run's folder holds something else ('{min(foreign)}')",
+                where=str(self.path),
+                fix="give run.folder a new or an empty folder",
+            )
 
     def write_environment(self, sizes: dict[str, Any]) -> None:
         """Versions and hardware of this start."""
