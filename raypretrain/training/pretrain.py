@@ -250,11 +250,17 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _lost_workers(error: BaseException, restarts: int) -> RunError | None:
-    """The error as the user's, if all it says is that workers were lost, and not why."""
+    """The error as the user's, if it comes from workers that were lost without a word."""
     failures = getattr(error, "worker_failures", {})
-    if not failures or not all(isinstance(f, ray.exceptions.RayActorError) for f in failures.values()):
+    # The others fail as well, in the collective that the lost one has left.
+    lost = sorted(
+        rank
+        for rank, failure in failures.items()
+        if isinstance(getattr(failure, "health_check_failure", failure), ray.exceptions.RayActorError)
+    )
+    if not lost:
         return None
-    ranks = ", ".join(str(rank) for rank in sorted(failures))
+    ranks = ", ".join(str(rank) for rank in lost)
     return RunError(
         f"worker {ranks} was lost, after {restarts} restarts",
         where="compute.max_failures",

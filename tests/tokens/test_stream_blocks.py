@@ -77,26 +77,22 @@ def test_a_damaged_file_is_named(cluster: str, corpus: Path, tmp_path: Path) -> 
     assert f"{shards}/shard-2.jsonl" in str(found)
 
 
-class Taker:
-    """An actor that takes one window and then nothing."""
-
-    def take_one(self, ref: list) -> None:  # in a list, or Ray would hand over the object itself
-        from raypretrain.tokens.stream import window_blocks
-
-        self.blocks = window_blocks(ref[0], 0, cpus=1.0, task_cpus=1.0, ahead_bytes=1 << 20)
-        next(self.blocks)
-
-    def busy(self, seconds: float) -> float:
-        """CPU seconds of this process in the next ``seconds``."""
-        begun = time.process_time()
-        time.sleep(seconds)
-        return time.process_time() - begun
-
-
 def test_a_stream_that_nobody_takes_from_does_not_keep_a_core_busy(
     cluster: str, corpus: Path, tmp_path: Path
 ) -> None:
     import ray
+
+    class Taker:  # here, so that Ray takes its code along
+        def take_one(self, ref: list) -> None:  # in a list, or Ray would hand over the object itself
+            from raypretrain.tokens.stream import window_blocks
+
+            self.blocks = window_blocks(ref[0], 0, cpus=1.0, task_cpus=1.0, ahead_bytes=1 << 20)
+            next(self.blocks)
+
+        def busy(self, seconds: float) -> float:
+            begun = time.process_time()
+            time.sleep(seconds)
+            return time.process_time() - begun
 
     taker = ray.remote(Taker).options(num_cpus=0).remote()
     ray.get(taker.take_one.remote([ray.put(windows(corpus, tmp_path))]))

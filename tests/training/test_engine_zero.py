@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -196,9 +197,18 @@ def test_the_consolidated_weights_are_those_that_plain_pytorch_reaches(
         torch.testing.assert_close(weight, wanted[name], rtol=0, atol=2e-4)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as the workers had: another number takes another kernel, and bf16 rounds visibly."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("precision", "zero"), STAGES)
 def test_the_consolidated_weights_are_those_that_were_trained(
-    folder: Path, results: dict[str, Any], precision: str, zero: int
+    folder: Path, results: dict[str, Any], precision: str, zero: int, one_thread: None
 ) -> None:
     made = CausalLM(shape())
     made.load_state_dict(consolidated(folder, precision, zero))

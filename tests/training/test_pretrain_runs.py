@@ -172,7 +172,7 @@ def test_workers_lost_more_often_than_allowed_end_the_run_with_one_line(
         if "step" in event and (workers := train_workers()):
             workers[0].send_signal(signal.SIGKILL)
 
-    with pytest.raises(RaypretrainError, match=r"worker 0.* was lost, after 0 restarts"):
+    with pytest.raises(RaypretrainError, match=r"worker \d was lost, after 0 restarts"):
         run(recipe, tmp_path / "run", "compute.max_failures=0", watch=kill_one)
 
 
