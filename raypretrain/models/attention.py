@@ -105,7 +105,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         [B, L, heads, head_width].
     """
     length, positions = query.shape[1], key.shape[1]
-    if _blockwise_is_faster(query.device) and 1 < length == positions <= LONGEST_BLOCKWISE:
+    if query.device.type == "cpu" and 1 < length == positions <= LONGEST_BLOCKWISE:
         return _BlockwiseAttention.apply(query, key, value)
     mask = None
     if 1 < length < positions:
@@ -121,13 +121,8 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return mixed.transpose(1, 2)
 
 
-def _blockwise_is_faster(device: torch.device) -> bool:
-    # With several threads its many short products wait for one another; torch's kernel has one parallel region.
-    return device.type == "cpu" and torch.get_num_threads() == 1
-
-
 class _BlockwiseAttention(torch.autograd.Function):
-    """Faster than torch's own kernel on one CPU thread: large matrix products, and few above the diagonal.
+    """Faster than torch's own kernel on CPUs: large matrix products, and few above the diagonal.
 
     Queries are taken block by block. The query heads that share a key are rows of one matrix, so that grouped
     keys and values are never repeated. Inside, queries are [B·key_value_heads, group·block, head_width].

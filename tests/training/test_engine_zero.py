@@ -199,7 +199,7 @@ def test_the_consolidated_weights_are_those_that_plain_pytorch_reaches(
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """As many as the workers had: another number takes another kernel, and bf16 rounds visibly."""
+    """As many as the workers had: another number sums in another order, and bf16 rounds visibly."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
