@@ -8,14 +8,6 @@ from raypretrain.models import attention
 from raypretrain.models.attention import Cache, Rotary, causal_attention, rotate
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def _inputs(length: int, heads: int, key_value_heads: int, dtype: torch.dtype) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(length)
     return [
@@ -53,15 +45,6 @@ def test_in_bf16_blockwise_attention_errs_by_few_roundings():
         results.append((output.detach(), *torch.autograd.grad(output, given, upstream.to(output.dtype))))
     for mine, truth in zip(*results, strict=True):
         assert (mine.double() - truth).norm() < 4 * 2**-9 * truth.norm()
-
-
-def test_with_several_threads_torchs_kernel_is_used():
-    inputs = _inputs(17, 4, 2, torch.float32)
-    blockwise = causal_attention(*inputs)
-    torch.set_num_threads(2)
-    output = causal_attention(*inputs)
-    assert "BlockwiseAttention" not in type(output.grad_fn).__name__
-    torch.testing.assert_close(output, blockwise)
 
 
 def test_beyond_the_longest_blockwise_length_torchs_kernel_is_used(monkeypatch):
