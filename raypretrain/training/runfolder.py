@@ -90,7 +90,7 @@ class RunFolder:
             self.ray.name,
         }
         made = {path.stem for path in (self.manifest, self.tokenizer, self.held_out)}
-        foreign = [p.name for p in self.path.iterdir() if p.name not in ours]
+        foreign = [p.name for p in self.path.iterdir() if p.name not in ours] if self.path.is_dir() else []
         if self.corpus.is_dir():
             foreign += [f"corpus/{p.name}" for p in self.corpus.iterdir() if p.stem not in made]
         if foreign:
