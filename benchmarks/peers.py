@@ -14,13 +14,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from raypretrain.models.config import ModelConfig, ModelShape
+from raypretrain.models.config import PRESETS, ModelConfig, ModelShape
 from raypretrain.models.transformer import CausalLM
 
 Precision = Literal["fp32", "bf16"]
 Step = Callable[[], float]
 
 BATCH, LENGTH, VOCABULARY = 8, 512, 16384
+
+TEN_MILLION = ModelConfig(width=256, layers=8, heads=4, feed_forward=704)
 
 
 def random_tokens(seed: int = 0) -> Tensor:
@@ -74,8 +76,10 @@ def compare(preset: str, precision: Precision, threads: int, rounds: int = 7) ->
     return tokens_per_second(steps, rounds, threads)
 
 
-def _shape(preset: str) -> ModelShape:
-    return ModelConfig(preset=preset).shape(VOCABULARY, LENGTH)
+def _shape(name: str) -> ModelShape:
+    """A preset's shape; or ``10m-in-all``: with the embedding, where a preset's name counts without it."""
+    config = ModelConfig(preset=name) if name in PRESETS else TEN_MILLION
+    return config.shape(VOCABULARY, LENGTH)
 
 
 def _step(model: torch.nn.Module, precision: Precision, compute_loss: Callable[[], Tensor]) -> Step:
