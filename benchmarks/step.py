@@ -81,10 +81,10 @@ def main() -> None:
     presets = ("llama-1m",) if options.quick else ("10m-in-all", "llama-10m")
     for preset in presets:
         for precision, goal in (("fp32", 1.15), ("bf16", 1.2)):
-            speed = compare(preset, precision, threads=1, rounds=1 if options.quick else 5)
+            speed = compare(preset, precision, threads=1, rounds=2 if options.quick else 5)
             name = f"our model ÷ transformers, {preset}, {precision}"
             rows.append(Row(name, speed["ours"], speed["transformers"], goal))
-    ours, bare = stack_and_bare(presets[-1], 2 if options.quick else 14)
+    ours, bare = stack_and_bare(presets[-1], 4 if options.quick else 14)
     rows.insert(0, Row(f"the whole stack ÷ a bare loop, {presets[-1]}, fp32", ours, bare, 0.97))
     report("training step, one thread", "tokens/s", rows, options.json)
 
