@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raypretrain.corpus.compression import Damaged
 from raypretrain.corpus.manifest import Fragment, Manifest
 from raypretrain.corpus.sources import CorpusConfig
+from raypretrain.errors import InputError
 
 _LEAST_OF_A_FRAGMENT = 1 << 16
 
@@ -28,17 +30,45 @@ class Document:
     position: int
 
 
-def read_documents(manifest: Manifest, fragment: Fragment, config: CorpusConfig) -> Iterator[Document]:
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """A record that was left out, because it holds no text or cannot be read.
+
+    Args:
+        what: what is wrong with it.
+        where: ``PATH:LINE``; ``PATH, row N``; or ``PATH`` for the rest of a damaged file.
+        file: the file's place in the manifest.
+        position: where it begins in the file, as of a :class:`Document`.
+    """
+
+    what: str
+    where: str
+    file: int
+    position: int
+
+
+def read_documents(
+    manifest: Manifest, fragment: Fragment, config: CorpusConfig, bad: list[BadRecord] | None = None
+) -> Iterator[Document]:
     """The documents that begin in ``fragment``, in order, held-out ones among them; empty texts are none.
 
+    With ``on_bad_input: quarantine``, and a list ``bad`` to put them into, bad records are left out: each is
+    reported by the one fragment that it begins in, always in the same way.
+
     Raises:
-        InputError: a damaged file, named; or a line or row that holds no text, named with its number.
+        InputError: a damaged file, named; a line or row that holds no text, named with its number; or a file
+            that is not the one that was listed.
         StorageError: it cannot be read.
     """
     source = manifest.open(fragment.file, config)
-    for position, text in source.texts(fragment.start, fragment.stop):
-        if text:
-            yield Document(text, fragment.file, position)
+    for position, found in source.texts(fragment.start, fragment.stop):
+        if isinstance(found, InputError):
+            where = found.where or source.place(position)
+            if bad is None or config.on_bad_input == "error":
+                raise InputError(found.what, where=where, fix=found.fix)
+            bad.append(BadRecord(found.what, where, fragment.file, position))
+        elif found:
+            yield Document(found, fragment.file, position)
 
 
 def is_held_out(text: str, share: float) -> bool:
@@ -55,14 +85,22 @@ def is_held_out(text: str, share: float) -> bool:
 def check_columns(manifest: Manifest, config: CorpusConfig) -> None:
     """Look into the first file of each source, cheaply, whether its text is where the recipe says.
 
+    Where bad input is put into quarantine, it is the first file that is not damaged.
+
     Raises:
         InputError: the key or column is not there; names the file and those that are there.
     """
+    patient = config.on_bad_input == "quarantine"
     seen: set[int] = set()
     for index, file in enumerate(manifest.files):
         if file.source not in seen:
+            try:
+                manifest.open(index, config).check(patient)
+            except Damaged:
+                if not patient:
+                    raise
+                continue
             seen.add(file.source)
-            manifest.open(index, config).check()
 
 
 def sample_documents(
@@ -97,7 +135,8 @@ def _sample_source(
     while taken and total < budget:
         for index in list(taken):
             size, skip = 0, taken.pop(index)
-            for number, document in enumerate(read_documents(manifest, manifest.fragment(index), config)):
+            fragment = manifest.fragment(index)
+            for number, document in enumerate(read_documents(manifest, fragment, config, bad=[])):
                 if number < skip:
                     continue
                 if size >= quota:

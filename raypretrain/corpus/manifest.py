@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +20,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypretrain import storage
+from raypretrain.corpus.compression import Damaged
 from raypretrain.corpus.format_base import Format
-from raypretrain.corpus.formats import KNOWN_SUFFIXES, format_of, open_format
-from raypretrain.corpus.sources import CorpusConfig, SourceConfig
-from raypretrain.errors import InputError, RunError
+from raypretrain.corpus.formats import class_of, open_format
+from raypretrain.corpus.listing import ManifestFile, differences, list_corpus
+from raypretrain.corpus.sources import CorpusConfig
+from raypretrain.errors import RunError
 
 _FOOTERS_AT_ONCE = 16
 
-
-@dataclass(frozen=True)
-class ManifestFile:
-    """A file of the corpus: where, how many bytes, its tag when it was listed, its source and format."""
-
-    url: str
-    size: int
-    tag: str
-    source: int
-    format: str
+Cut = tuple[int, int, int]
+Footers = Callable[[Callable[[int], list[Cut]], list[int]], list[list[Cut]]]
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,12 @@ class Manifest:
         """File number ``file`` as what reads it."""
         entry = self.files[file]
         source = config.sources[entry.source]
-        return open_format(entry.url, entry.size, entry.format, source.text, source.storage_options)
+        options = source.storage_options
+        return open_format(entry.url, entry.size, entry.format, source.text, options, entry.tag)
+
+    def compare(self, now: Manifest | list[ManifestFile]) -> list[str]:
+        """What differs between these files and a later listing of the corpus; nothing where it is as it was."""
+        return differences(self.files, now.files if isinstance(now, Manifest) else now)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -119,20 +120,24 @@ class Manifest:
             RunError: it is not there, or is no manifest.
         """
         try:
-            table = pq.read_table(path, schema=_SCHEMA)
-        except (OSError, pa.ArrowException) as error:
+            table = pq.ParquetFile(path, read_dictionary=_WORDS).read(columns=_SCHEMA.names)
+            numbers = {n: table[n].cast(_SCHEMA.field(n).type).to_numpy() for n in _NUMBERS}
+            firsts = np.flatnonzero(np.diff(numbers["file"], prepend=-1))
+            rows = table.select(_FILES).take(pa.array(firsts)).to_pylist()
+        except (OSError, KeyError, pa.ArrowException) as error:
             raise RunError(f"cannot be read as a manifest ({error})", where=str(path)) from None
-        numbers = {n: table[n].to_numpy() for n in ("file", "start", "stop", "bytes")}
-        _, firsts = np.unique(numbers["file"], return_index=True)
-        rows = table.select(["url", "size", "tag", "source", "format"]).take(pa.array(firsts)).to_pylist()
         return cls(files=[ManifestFile(**row) for row in rows], **numbers)
 
     def _table(self) -> pa.Table:
-        files = pa.Table.from_pylist([vars(file) for file in self.files], schema=_SCHEMA_OF_FILES)
-        table = files.take(pa.array(self.file))
-        for name in ("file", "start", "stop", "bytes"):
-            table = table.append_column(name, pa.array(getattr(self, name)))
-        return table.cast(_SCHEMA)
+        place = pa.array(self.file)
+        columns: dict[str, pa.Array] = {}
+        for name in _FILES:
+            values = pa.array([getattr(file, name) for file in self.files], _SCHEMA.field(name).type)
+            words = name in _WORDS  # the text of a file is kept once, not with each of its fragments
+            columns[name] = pa.DictionaryArray.from_arrays(place, values) if words else values.take(place)
+        for name in _NUMBERS:
+            columns[name] = pa.array(getattr(self, name))
+        return pa.table(columns)
 
     def _names(self) -> list[str]:
         """Each file's path below the folder that all files of its source share."""
@@ -151,12 +156,16 @@ def _shared(one: list[str], other: list[str]) -> int:
     )
 
 
-_SCHEMA_OF_FILES = pa.schema(
-    {"url": pa.string(), "size": pa.int64(), "tag": pa.string(), "source": pa.int32(), "format": pa.string()}
-)
+_FILES = ["url", "size", "tag", "source", "format"]
+_NUMBERS = ["file", "start", "stop", "bytes"]
+_WORDS = ["url", "tag", "format"]
 _SCHEMA = pa.schema(
     [
-        *_SCHEMA_OF_FILES,
+        ("url", pa.string()),
+        ("size", pa.int64()),
+        ("tag", pa.string()),
+        ("source", pa.int32()),
+        ("format", pa.string()),
         ("file", pa.int32()),
         ("start", pa.int64()),
         ("stop", pa.int64()),
@@ -165,47 +174,54 @@ _SCHEMA = pa.schema(
 )
 
 
-def build_manifest(config: CorpusConfig, fragment_bytes: int = 1 << 20) -> Manifest:
+def build_manifest(
+    config: CorpusConfig, fragment_bytes: int = 1 << 20, footers: Footers | None = None
+) -> Manifest:
     """List the files of every source and cut them into fragments of about ``fragment_bytes``.
 
     Reads no text: only the footers of Parquet files are opened, many at a time.
 
+    Args:
+        footers: maps a function over the numbers of the files that must be opened, in order, and returns what
+            it gave for each; by default in threads.
+
     Raises:
-        InputError: no file matches, all are empty, a suffix is not known, or a Parquet file is damaged.
+        InputError: no file matches, all are empty, a suffix is not known, or a Parquet file is damaged (unless
+            bad input is put into quarantine) or lacks the text's column.
         StorageError: a source cannot be listed.
     """
-    files = [file for index, source in enumerate(config.sources) for file in _files_of(index, source)]
+    files = list_corpus(config)
     empty = Manifest(files, *(np.zeros(0, dtype=np.int64) for _ in range(4)))
-    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
-        cut = list(pool.map(lambda i: empty.open(i, config).fragments(fragment_bytes), range(len(files))))
-    kept = [i for i, fragments in enumerate(cut) if fragments]
-    if not kept:
-        raise InputError("all of its files are empty", where=config.sources[0].path)
-    counts = [len(cut[i]) for i in kept]
-    columns = np.array([fragment for i in kept for fragment in cut[i]], dtype=np.int64)
+    cut = partial(_cut, empty, config, fragment_bytes)
+    to_open = [i for i, file in enumerate(files) if class_of(file.format).reads_to_cut]
+    opened = dict(zip(to_open, (footers or _in_threads)(cut, to_open), strict=True))
+    numbers, counts = array("q"), []
+    for i in range(len(files)):
+        fragments = opened.pop(i) if i in opened else cut(i)
+        counts.append(len(fragments))
+        for fragment in fragments:
+            numbers.extend(fragment)
+    columns = np.frombuffer(numbers, dtype=np.int64).reshape(-1, 3)
     return Manifest(
-        files=[files[i] for i in kept],
-        file=np.repeat(np.arange(len(kept), dtype=np.int32), counts),
+        files=files,
+        file=np.repeat(np.arange(len(files), dtype=np.int32), counts),
         start=columns[:, 0].copy(),
         stop=columns[:, 1].copy(),
         bytes=columns[:, 2].copy(),
     )
 
 
-def _files_of(index: int, source: SourceConfig) -> list[ManifestFile]:
-    listed = storage.list_files(source.path, source.storage_options)
-    if not listed:
-        raise InputError("no file matches", where=source.path, fix="check corpus.sources, a path or a glob")
-    files = []
-    for info in listed:
-        name = format_of(info.url, source.documents)
-        if name is None:
-            known = ", ".join(KNOWN_SUFFIXES)
-            raise InputError(
-                f"its suffix is not known (known: {known})",
-                where=info.url,
-                fix="name the files by a glob, e.g. *.jsonl",
-            )
-        if info.size:
-            files.append(ManifestFile(info.url, info.size, info.tag, index, name))
-    return files
+def _cut(manifest: Manifest, config: CorpusConfig, fragment_bytes: int, file: int) -> list[Cut]:
+    """The fragments of a file, at least one: ``(start, stop, bytes)``."""
+    source = manifest.open(file, config)
+    try:
+        return source.fragments(fragment_bytes) or [(0, 0, 0)]
+    except Damaged:
+        if config.on_bad_input == "error":
+            raise
+        return [(0, 0, source.size)]  # reading it says what is wrong
+
+
+def _in_threads(cut: Callable[[int], list[Cut]], files: list[int]) -> list[list[Cut]]:
+    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+        return list(pool.map(cut, files))

@@ -1,27 +1,43 @@
-"""``.parquet``: a column of text, read by row groups."""
+"""``.parquet``: a column of text, read by row groups, a few rows at a time."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raypretrain.corpus.format_base import NAME_THE_COLUMN, Format
-from raypretrain.errors import InputError, RaypretrainError
+from raypretrain import storage
+from raypretrain.corpus.columns import named, strings, text_column
+from raypretrain.corpus.compression import Damaged
+from raypretrain.corpus.format_base import Format, Found
+from raypretrain.corpus.ranges import RangeFile
 
 _ROWS = 1024
+_BATCH = 8 << 20  # bytes of text that become strings at once
+_WHOLE = 32 << 20  # bytes of a row group; of a larger one, the column is read bit by bit
+_READ = 4 << 20
+_MOST_FOOTERS = 64
+
+_lock = threading.Lock()
+_footers: dict[tuple[str, int, str], tuple[pq.FileMetaData, pa.Schema]] = {}
 
 
 @dataclass(frozen=True)
 class ParquetFormat(Format):
-    """``.parquet``. A fragment is a range of row groups, a position the row in the file."""
+    """``.parquet``. A fragment is a range of row groups, a position the row in the file, from 0."""
+
+    name = "parquet"
+    suffixes = (".parquet",)
+    compressible = False
+    reads_to_cut = True
 
     def fragments(self, fragment_bytes: int) -> list[tuple[int, int, int]]:
-        with self._file() as file:
-            meta = self._open(file).metadata
+        meta, schema = self._footer()
+        text_column(schema, self.key, self.url)
         found, start, size = [], 0, 0
         for i in range(meta.num_row_groups):
             size += self._text_bytes(meta.row_group(i))
@@ -30,72 +46,64 @@ class ParquetFormat(Format):
                 start, size = i + 1, 0
         return found
 
-    def texts(self, start: int, stop: int) -> Iterator[tuple[int, str]]:
-        with self._file() as file:
-            parquet = self._open(file)
-            self._check_column(parquet)
-            row = sum(parquet.metadata.row_group(i).num_rows for i in range(start))
-            for batch in self._batches(parquet, start, stop):
-                for text in self._strings(row, batch.column(0)):
-                    yield row, text
-                    row += 1
+    def texts(self, start: int, stop: int) -> Iterator[Found]:
+        try:
+            meta, schema = self._footer()
+        except Damaged as error:
+            yield 0, error
+            return
+        way = text_column(schema, self.key, self.url)
+        row = sum(meta.row_group(i).num_rows for i in range(start))
+        with self._ranges() as file:
+            for group in range(start, stop):
+                yield from self._group(file, group, row, way)
+                row += meta.row_group(group).num_rows
 
-    def check(self) -> None:
-        with self._file() as file:
-            self._check_column(self._open(file))
+    def check(self, patient: bool = False) -> None:
+        text_column(self._footer()[1], self.key, self.url)
+
+    def _group(self, file: BinaryIO, group: int, row: int, way: list[str]) -> Iterator[Found]:
+        """The rows of a row group, the first of which is ``row``; damage ends it, but no other one."""
+        meta = self._footer()[0]
+        info = meta.row_group(group)
+        rows, read = self._rows_at_once(info), _READ if info.total_byte_size > _WHOLE else 0
+        try:
+            with named(self.url):
+                parquet = pq.ParquetFile(
+                    file, metadata=meta, buffer_size=read, pre_buffer=False, page_checksum_verification=True
+                )
+                for batch in parquet.iter_batches(rows, [group], [".".join(way)], use_threads=False):
+                    for text in strings(batch, way, self.key):
+                        yield row, text
+                        row += 1
+        except Damaged as error:
+            yield row, error
+
+    def _rows_at_once(self, group: Any) -> int:
+        average = self._text_bytes(group) / max(1, group.num_rows)
+        return int(max(1, min(_ROWS, _BATCH / max(1, average))))
 
     def _text_bytes(self, group: Any) -> int:
         columns = [group.column(i) for i in range(group.num_columns)]
         sizes = [c.total_uncompressed_size for c in columns if c.path_in_schema == self.key]
         return int(sizes[0] if sizes else group.total_byte_size)
 
-    def _open(self, file: Any) -> pq.ParquetFile:
-        try:
-            return pq.ParquetFile(file)
-        except RaypretrainError:
-            raise
-        except (pa.ArrowException, OSError) as error:
-            raise self._damaged(error) from None
+    def _footer(self) -> tuple[pq.FileMetaData, pa.Schema]:
+        """What the end of the file says of it; kept for its next fragment."""
+        key = (self.url, self.size, self.tag)
+        found = _footers.pop(key, None)
+        if found is None:
+            with self._ranges() as file, named(self.url):
+                parquet = pq.ParquetFile(file)
+                found = parquet.metadata, parquet.schema_arrow
+        with _lock:
+            if self.tag:
+                _footers[key] = found
+            while len(_footers) > _MOST_FOOTERS:
+                _footers.pop(next(iter(_footers)))
+        return found
 
-    def _batches(self, parquet: pq.ParquetFile, start: int, stop: int) -> Iterator[pa.RecordBatch]:
-        try:
-            groups = list(range(start, stop))
-            yield from parquet.iter_batches(_ROWS, row_groups=groups, columns=[self.key], use_threads=False)
-        except RaypretrainError:
-            raise
-        except (pa.ArrowException, OSError) as error:
-            raise self._damaged(error) from None
-
-    def _strings(self, row: int, column: pa.Array) -> Iterator[str]:
-        if column.null_count:
-            empty = next(i for i, value in enumerate(column) if not value.is_valid)
-            raise InputError(f"'{self.key}' is null, not text", where=self._row(row + empty))
-        try:
-            yield from column.to_pylist()
-        except UnicodeDecodeError:
-            for i, value in enumerate(column):
-                try:
-                    value.as_py()
-                except UnicodeDecodeError:
-                    raise InputError(f"'{self.key}' is not UTF-8", where=self._row(row + i)) from None
-
-    def _check_column(self, parquet: pq.ParquetFile) -> None:
-        schema = parquet.schema_arrow
-        if self.key not in schema.names:
-            there = ", ".join(f"'{name}'" for name in schema.names[:20]) or "none"
-            raise InputError(f"has no column '{self.key}', only {there}", where=self.url, fix=NAME_THE_COLUMN)
-        kind = schema.field(self.key).type
-        inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (
-            pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner)
-        ):
-            raise InputError(
-                f"the column '{self.key}' is {kind}, not text", where=self.url, fix=NAME_THE_COLUMN
-            )
-
-    def _damaged(self, error: Exception) -> InputError:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return InputError(f"is damaged ({reason})", where=self.url, fix="copy or write the file again")
-
-    def _row(self, row: int) -> str:
-        return f"{self.url}, row {row}"
+    def _ranges(self) -> BinaryIO:
+        if storage.is_remote(self.url):
+            return cast(BinaryIO, RangeFile(self.url, self.options, self.size, self.tag or None))
+        return self.open()

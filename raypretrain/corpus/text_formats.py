@@ -1,155 +1,198 @@
-"""``.txt`` and ``.jsonl``, plain or compressed: bytes of UTF-8, of which only ``\\n`` ends a line."""
+"""``.txt`` and what else is bytes of UTF-8 with records one after the other, plain or compressed."""
 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import ClassVar
 
 from raypretrain import storage
 from raypretrain.corpus import records
-from raypretrain.corpus.compression import decompress
-from raypretrain.corpus.format_base import NAME_THE_COLUMN, Format
+from raypretrain.corpus.compression import Damaged
+from raypretrain.corpus.format_base import Format, Found
+from raypretrain.corpus.lines import Counter, byte_of_line, newlines_before, newlines_before_in_stream
+from raypretrain.corpus.records import Separator
 from raypretrain.errors import InputError
 
-_COMPRESSION_RATIO = 3  # how much larger text is than its gzip or zstd, about; a window's size hangs on it
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class _TextFormat(Format):
-    """What is made of bytes of UTF-8. A position is the document's first byte in the (decompressed) file."""
+class TextFormat(Format):
+    """What is made of records of UTF-8, which ``separator`` divides and :meth:`parse` reads.
 
-    separator = records.LINES
+    A plain file is cut into ranges of bytes; a range owns the records that begin in it. A position is the
+    record's first byte in the (decompressed) file.
+    """
+
+    separator: ClassVar[Separator] = records.LINES
+
+    def parse(self, record: bytes) -> str:
+        """The text of a record; nothing where it is no document.
+
+        Raises:
+            UnicodeDecodeError: it is not UTF-8.
+            InputError: anything else that is wrong with it; the place is filled in.
+        """
+        return record.decode("utf-8")
 
     def fragments(self, fragment_bytes: int) -> list[tuple[int, int, int]]:
         if self.compression:
-            return [(0, 0, self.size * _COMPRESSION_RATIO)]
+            return super().fragments(fragment_bytes)
         count = -(-self.size // fragment_bytes)
         edges = [self.size * i // count for i in range(count + 1)]
         return [(a, b, b - a) for a, b in itertools.pairwise(edges)]
 
-    def texts(self, start: int, stop: int) -> Iterator[tuple[int, str]]:
-        for offset, record in self._records(start, stop):
-            yield offset, self._decode(offset, record)
+    def texts(self, start: int, stop: int) -> Iterator[Found]:
+        parse = self.parse
+        for offset, piece, lines in self._pieces(start, stop):
+            if isinstance(piece, InputError):
+                yield offset, piece
+                return
+            for position, record in self.separator.split(piece, offset):
+                try:
+                    text = parse(record)
+                except (InputError, UnicodeDecodeError) as error:
+                    yield position, self._bad(error, position, lines)
+                else:
+                    if text:
+                        yield position, text
 
-    def _records(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        if self.compression:
-            parts = records.in_stream(self._chunks(), self.separator)
-        else:
-            parts = records.in_range(self._read, start, stop, self.size, self.separator)
+    def place(self, position: int) -> str:
+        return f"{self.url}:{self._newlines_before(position) + 1}"
+
+    def position(self, line: int) -> int:
+        byte = byte_of_line(self.chunks(), line) if line > 0 else None
+        if byte is None:
+            raise InputError(f"there is no line {line}", where=self.url)
+        if self.separator.lines:
+            return len(_BOM) if byte == 0 and next(self.chunks()).startswith(_BOM) else byte
+        return self._last_before(byte_of_line(self.chunks(), line + 1))
+
+    def _last_before(self, stop: int | None) -> int:
+        """The position of the last record that begins before byte ``stop``."""
+        found = 0
+        for offset, piece in self._streamed():
+            if isinstance(piece, InputError):
+                break
+            offset, data = _without_mark(offset, piece)
+            for position, record in self.separator.split(data, offset):
+                if stop is not None and position >= stop:
+                    return found
+                found = position if record else found
+        return found
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, bytes | InputError, Counter]]:
+        """Whole records of the fragment, many at a time; where they begin, and their lines."""
+        newlines = 0
+        parts = self._streamed() if self.compression else self._ranged(start, stop)
         for offset, data in parts:
-            skip = len(_BOM) if offset == 0 and data.startswith(_BOM) else 0
-            yield from self.separator.split(data[skip:] if skip else data, offset + skip)
+            if isinstance(data, InputError):
+                yield offset, data, Counter(b"", 0, int)
+                return
+            offset, data = _without_mark(offset, data)
+            if self.compression:
+                before = newlines
+                newlines += data.count(b"\n") + self.separator.lines  # the last one of lines is cut off
+                yield offset, data, Counter(data, offset, partial(int, before))
+            else:
+                yield offset, data, Counter(data, offset, partial(self._newlines_before, offset))
+
+    def _ranged(self, start: int, stop: int) -> Iterator[tuple[int, bytes | InputError]]:
+        yield from records.in_range(self._read, start, stop, self.size, self.separator)
+
+    def _streamed(self) -> Iterator[tuple[int, bytes | InputError]]:
+        whole = 0
+        try:
+            for offset, data in records.in_stream(self.chunks(), self.separator):
+                yield offset, data
+                whole = offset + len(data) + self.separator.lines
+        except Damaged as error:
+            yield whole, error
+
+    def _bad(self, error: InputError | UnicodeDecodeError, position: int, lines: Counter) -> InputError:
+        if isinstance(error, InputError):
+            return type(error)(error.what, where=f"{self.url}:{lines.line(position)}", fix=error.fix)
+        what = f"is not UTF-8 (byte 0x{error.object[error.start]:02x})"
+        where = f"{self.url}:{lines.line(position + error.start)}"
+        return InputError(what, where=where, fix="convert the file to UTF-8")
+
+    def _newlines_before(self, offset: int) -> int:
+        if self.compression:
+            return newlines_before_in_stream(offset, self.url, self.tag, self.chunks())
+        return newlines_before(offset, self.url, self.tag, self.options)
 
     def _read(self, start: int, stop: int) -> bytes:
-        data = storage.read_range(self.url, start, stop, self.options)
+        data = storage.read_range(self.url, start, stop, self.options, self.tag or None)
         if len(data) != stop - start:
             raise InputError("has become shorter since the corpus was listed", where=self.url)
         return data
 
-    def _chunks(self) -> Iterator[bytes]:
-        with self._file() as file:
-            if self.compression:
-                yield from decompress(file, self.compression, self.url)
-            else:
-                while chunk := file.read(1 << 20):
-                    yield chunk
 
-    def _decode(self, offset: int, record: bytes) -> str:
-        try:
-            return record.decode("utf-8")
-        except UnicodeDecodeError as error:
-            bad = f"is not UTF-8 (byte 0x{record[error.start]:02x})"
-            raise self.bad(offset + error.start, bad, "convert the file to UTF-8") from None
-
-    def bad(self, offset: int, what: str, fix: str | None = None) -> InputError:
-        """The error for what is wrong at the byte ``offset``; only now are the lines before it counted."""
-        line, seen = 1, 0
-        for chunk in self._chunks():
-            line += chunk.count(b"\n", 0, max(0, offset - seen))
-            seen += len(chunk)
-            if seen >= offset:
-                break
-        return InputError(what, where=f"{self.url}:{line}", fix=fix)
+def _without_mark(offset: int, data: bytes) -> tuple[int, bytes]:
+    """``data``, which begins at byte ``offset`` of a file, without the file's byte order mark."""
+    marked = offset == 0 and data.startswith(_BOM)
+    return (len(_BOM), data[len(_BOM) :]) if marked else (offset, data)
 
 
 @dataclass(frozen=True)
-class TextLines(_TextFormat):
+class TextLines(TextFormat):
     """``.txt``, each line a document."""
 
+    name = "txt-line"
+    suffixes = (".txt",)
+
+    def parse(self, record: bytes) -> str:
+        return record.removesuffix(b"\r").decode("utf-8")
+
 
 @dataclass(frozen=True)
-class TextBlocks(_TextFormat):
+class TextBlocks(TextFormat):
     """``.txt``, each run of lines between empty lines a document."""
 
+    name = "txt-block"
+    suffixes = (".txt",)
     separator = records.BLOCKS
 
 
 @dataclass(frozen=True)
-class WholeText(_TextFormat):
+class WholeText(TextFormat):
     """``.txt``, the whole file one document."""
 
-    def fragments(self, fragment_bytes: int) -> list[tuple[int, int, int]]:
-        return [(0, 0, self.size * (_COMPRESSION_RATIO if self.compression else 1))]
+    name = "txt-file"
+    suffixes: ClassVar[tuple[str, ...]] = (".txt",)
 
-    def texts(self, start: int, stop: int) -> Iterator[tuple[int, str]]:
-        yield 0, self._decode(0, b"".join(self._chunks())).removeprefix("\ufeff")
+    def fragments(self, fragment_bytes: int) -> list[tuple[int, int, int]]:
+        return Format.fragments(self, fragment_bytes)
+
+    def position(self, line: int) -> int:
+        super().position(line)
+        return 0
+
+    def texts(self, start: int, stop: int) -> Iterator[Found]:
+        try:
+            data = b"".join(self.chunks())
+            yield 0, data.decode("utf-8").removeprefix("\ufeff")
+        except Damaged as error:
+            yield 0, error
+        except UnicodeDecodeError as error:
+            yield 0, self._bad(error, 0, Counter(data, 0, int))
 
 
 @dataclass(frozen=True)
-class JsonLines(_TextFormat):
-    """``.jsonl``: a JSON object a line; lines of nothing but space are passed over."""
+class Fasta(TextFormat):
+    """``.fasta``: each sequence a document, without its header and its line breaks."""
 
-    def texts(self, start: int, stop: int) -> Iterator[tuple[int, str]]:
-        key = self.key
-        for offset, line in self._records(start, stop):
-            if not line or line.isspace():
-                continue
-            row = self._parse(offset, line)
-            text = row.get(key) if isinstance(row, dict) else None
-            if not isinstance(text, str):
-                raise self._no_text(offset, row)
-            if not text.isascii():
-                self._refuse_surrogates(offset, text)
-            yield offset, text
+    name = "fasta"
+    suffixes = (".fasta", ".fa", ".faa", ".fna")
+    separator = records.FASTA
 
-    def check(self) -> None:
-        for offset, line in self._records(0, min(self.size, 1 << 16)):
-            if line and not line.isspace():
-                row = self._parse(offset, line)
-                if not isinstance(row, dict) or self.key not in row:
-                    raise self._no_text(offset, row)
-                return
-
-    def _parse(self, offset: int, line: bytes) -> Any:
-        text = self._decode(offset, line)
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            reason = (
-                f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-            )
-            raise self.bad(offset, f"is not valid JSON ({reason})") from None
-
-    def _no_text(self, offset: int, row: Any) -> InputError:
-        if not isinstance(row, dict):
-            return self.bad(offset, "is not a JSON object", f'write {{"{self.key}": "…"}}')
-        if self.key not in row:
-            there = ", ".join(f"'{k}'" for k in list(row)[:20]) or "no key at all"
-            return self.bad(offset, f"has no key '{self.key}', only {there}", NAME_THE_COLUMN)
-        return self.bad(offset, f"'{self.key}' is {_json_type(row[self.key])}, not text")
-
-    def _refuse_surrogates(self, offset: int, text: str) -> None:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            half = f"\\u{ord(text[error.start]):04x}"
-            raise self.bad(offset, f"'{self.key}' holds {half}, half of a character") from None
-
-
-def _json_type(value: object) -> str:
-    names = {bool: "true or false", dict: "an object", list: "a list", type(None): "null"}
-    return names.get(type(value), "a number")
+    def parse(self, record: bytes) -> str:
+        if record and not record.startswith(b">"):
+            raise InputError("no sequence begins here", fix="begin each with a line '>NAME'")
+        sequence = record[record.find(b"\n") :] if b"\n" in record else b""
+        if not record.isascii():
+            record.decode("utf-8")
+        return sequence.translate(None, b" \t\r\n").decode("utf-8")

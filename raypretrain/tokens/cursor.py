@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Cursor:
-    """The next sequence: its window, and its index in the window."""
+    """The next sequence: its window, the part of the window (most have one), and its index in the part."""
 
     window: int = 0
+    part: int = 0
     index: int = 0
 
 

@@ -8,11 +8,14 @@ cut by a task of its own; here a window stays one block, and a row's place is ar
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import count
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +26,13 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
+from raypretrain.corpus.documents import BadRecord
 from raypretrain.errors import InputError, user_error
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.window import Windows
+from raypretrain.tokens.dealing import Batch, Batches, Part
+from raypretrain.tokens.packing import Sequences
+
+T = TypeVar("T")
 
 # Windows of one Ray Data execution: enough that its start (about 0.1 s) does not count, few enough that it is quick.
 _SEGMENT = 64
@@ -36,35 +43,89 @@ _EMPTY_SEGMENTS = 4
 _REST_SECONDS = 0.05
 _waiting = threading.Event()
 
-_windows_here: dict[str, Windows] = {}
+_windows_here: dict[str, Any] = {}
 
 
-def read_window(ref: ray.ObjectRef[Windows], w: int) -> Iterator[pa.Table]:
-    """Window ``w`` as one Arrow table, ``tokens`` (int32 lists of one length) and ``window``."""
+class WindowSource(Protocol):
+    """What the stream reads: :class:`raypretrain.tokens.window.Windows`, or a tokenized copy of them."""
+
+    def windows_from(self, first: int) -> Iterator[int]:
+        """The windows from ``first`` on that hold anything; it ends where the corpus is used up."""
+        ...
+
+    def parts(self, w: int, first: int = 0) -> Iterator[Part]:
+        """Window ``w`` from part ``first`` on."""
+        ...
+
+
+def read_window(ref: ray.ObjectRef[WindowSource], w: int, first: int) -> Iterator[pa.Table]:
+    """Window ``w`` from part ``first`` on, each part as a table of one row."""
     key = ref.hex()
     if key not in _windows_here:  # once for each worker process
         _windows_here.clear()
         _windows_here[key] = ray.get(ref)
-    rows = _windows_here[key].read(w)
-    tokens = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
-    yield pa.table({"tokens": tokens, "window": pa.array(np.full(len(rows), w))})
+    for part in _windows_here[key].parts(w, first):
+        yield to_table(part)
+
+
+def to_table(part: Part) -> pa.Table:
+    """A part as an Arrow table of one row: its arrays as bytes, without a copy."""
+    arrays = {name: getattr(part.sequences, name) for name in _ARRAYS}
+    notes = {
+        "shapes": {name: values.shape for name, values in arrays.items()},
+        "bad": [asdict(record) for record in part.bad],
+        "storage": part.storage,
+    }
+    columns = {
+        "window": pa.array([part.window]),
+        "part": pa.array([part.part]),
+        "rows": pa.array([len(part.sequences)]),
+        **{name: _as_bytes(values) for name, values in arrays.items()},
+        "notes": pa.array([json.dumps(notes)], pa.large_string()),
+    }
+    return pa.table(columns)
+
+
+def from_table(table: pa.Table) -> list[Part]:
+    """The inverse of :func:`to_table`, for any number of rows."""
+    parts = []
+    for i in range(table.num_rows):
+        notes = json.loads(table["notes"][i].as_py())
+        arrays = {
+            name: np.frombuffer(table[name][i].as_buffer(), dtype).reshape(notes["shapes"][name])
+            for name, dtype in _ARRAYS.items()
+        }
+        bad = [BadRecord(**record) for record in notes["bad"]]
+        place = table["window"][i].as_py(), table["part"][i].as_py()
+        parts.append(Part(*place, Sequences(**arrays), bad, notes["storage"]))
+    return parts
+
+
+_ARRAYS: dict[str, Any] = {"tokens": np.int32, "begins": np.uint8, "filled": np.int32, "sources": np.int32}
+
+
+def _as_bytes(values: NDArray[Any]) -> pa.Array:
+    data = np.ascontiguousarray(values)
+    offsets = np.array([0, data.nbytes], np.int64)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, buffers)
 
 
 class _Segment(ray.data.Datasource):
-    """Windows ``[first, first + number)`` as a datasource of Ray Data, a read task for each."""
+    """Some windows as a datasource of Ray Data, a read task for each; of the first from its part ``part`` on."""
 
-    def __init__(self, windows: ray.ObjectRef[Windows], first: int, number: int) -> None:
-        self._windows, self._first, self._number = windows, first, number
+    def __init__(self, source: ray.ObjectRef[WindowSource], windows: list[int], part: int) -> None:
+        self._source, self._windows, self._part = source, windows, part
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
 
     def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
         nothing_known = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        windows = self._windows
+        source = self._source  # not self: the tasks are pickled
         return [
-            ReadTask(partial(read_window, windows, w), nothing_known)
-            for w in range(self._first, self._first + self._number)
+            ReadTask(partial(read_window, source, w, 0 if i else self._part), nothing_known)
+            for i, w in enumerate(self._windows)
         ]
 
 
@@ -78,61 +139,104 @@ class _Unhurried(ExecutionCallback):
         _waiting.wait(_REST_SECONDS)
 
 
-def _while_waiting(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same tables; says to the scheduling loop, a thread of this process, when one is waited for."""
-    source = iter(tables)
+def _while_waiting(values: Iterable[T]) -> Iterator[T]:
+    """The same values; says to the scheduling loop, a thread of this process, when one is waited for."""
+    source = iter(values)
     while True:
         _waiting.set()
-        table = next(source, None)
-        _waiting.clear()
-        if table is None:
+        try:
+            value = next(source)
+        except StopIteration:
             return
-        yield table
+        finally:
+            _waiting.clear()
+        yield value
 
 
-def window_blocks(
-    windows: ray.ObjectRef[Windows], first: int, *, cpus: float, task_cpus: float, ahead_bytes: int
-) -> Iterator[tuple[int, NDArray[np.int32]]]:
-    """Windows from ``first`` on, for ever: ``(window, int32 [sequences, length])``. Empty ones are left out.
+def stream_parts(
+    windows: ray.ObjectRef[WindowSource],
+    cursor: Cursor,
+    *,
+    cpus: float,
+    task_cpus: float,
+    ahead_bytes: int,
+) -> Iterator[Part]:
+    """The parts of the windows from the one in which ``cursor`` stands on; ends where the corpus is used up.
 
     Args:
-        windows: the run's :class:`Windows`, in the object store.
-        first: the first window.
+        windows: the run's windows, in the object store.
+        cursor: its window and part are the first.
         cpus: CPUs that the stream may use at once.
         task_cpus: CPUs that Ray reserves for one task.
         ahead_bytes: how much may be read ahead of need, in the object store.
+
+    Raises:
+        InputError: no window gives a sequence.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.target_max_block_size = (
+        1 << 20
+    )  # or the parts of a window would be held back, to come as one block
     if _Unhurried not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(_Unhurried)
     options = context.execution_options
     options.preserve_order = True
     options.resource_limits = ray.data.ExecutionResources(cpu=cpus, object_store_memory=ahead_bytes)
-    empty = 0
-    for start in count(first, _SEGMENT):
+    source: WindowSource = ray.get(windows)
+    numbers = source.windows_from(cursor.window)
+    empty, part = 0, cursor.part
+    while segment := list(islice(numbers, _SEGMENT)):
+        first = part if segment[0] == cursor.window else 0
         dataset = ray.data.read_datasource(
-            _Segment(windows, start, _SEGMENT),
-            override_num_blocks=_SEGMENT,
-            ray_remote_args={"num_cpus": task_cpus},
+            _Segment(windows, segment, first),
+            override_num_blocks=len(segment),
+            num_cpus=task_cpus,
         )
-        for table in _while_waiting(
-            dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
-        ):
-            if table.num_rows:
-                empty = -1
-                column = table["tokens"].combine_chunks()
-                rows = column.flatten().to_numpy(zero_copy_only=True).reshape(table.num_rows, -1)
-                yield table["window"][0].as_py(), rows
+        tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        for table in _while_waiting(tables):
+            for made in from_table(table):
+                empty = -1 if len(made.sequences) else empty
+                yield made
         empty += 1
         if empty == _EMPTY_SEGMENTS:
             what = f"{empty * _SEGMENT} windows in a row gave not one sequence"
             raise InputError(what, where="corpus.sources", fix="give more text, or a larger sequences.window")
 
 
-class Deal(dict[str, Any]):
-    """What a worker gets: ``tokens`` int32 [steps, rows, length], and ``cursors``, where each step ends."""
+def all_parts(windows: WindowSource, cursor: Cursor, window_bytes: int) -> Iterator[Part]:
+    """As :func:`stream_parts`, with every CPU of the cluster that this process has joined.
+
+    Args:
+        window_bytes: of text in a window.
+    """
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # in this process, its notes would be the user's
+    resources = ray.cluster_resources()
+    cpus = resources.get("CPU", 1.0)
+    ahead = min(resources.get("object_store_memory", 0.0) / 2, 4 * cpus * window_bytes)
+    yield from stream_parts(
+        ray.put(windows), cursor, cpus=cpus, task_cpus=min(1.0, cpus), ahead_bytes=int(max(ahead, 64 << 20))
+    )
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """A worker's rows of a step, and what it must know of the whole batch.
+
+    Args:
+        sequences: this worker's ``global_batch / workers`` rows.
+        batch: the step's batch without its sequences.
+        sources: tokens of the batch from each source, int64 [sources].
+        predicted: tokens of the batch that the model learns to predict.
+    """
+
+    sequences: Sequences
+    cursor: Cursor
+    sources: list[int]
+    predicted: int
+    bad: list[BadRecord]
+    storage: dict[str, float]
 
 
 class Dealer:
@@ -141,76 +245,69 @@ class Dealer:
     Every worker asks for its rows of the same steps; what all have taken is let go.
 
     Args:
-        windows: the run's :class:`Windows`, in the object store.
+        windows: the run's windows, in the object store.
         cursor: the first sequence.
         global_batch: sequences of a step.
         workers: how many take from each step.
-        limits: of :func:`window_blocks`.
+        bos: the token that begins a document.
+        limits: of :func:`stream_parts`.
     """
 
     def __init__(
         self,
-        windows: list[ray.ObjectRef[Windows]],  # in a list, or Ray would hand over the object itself
+        windows: list[ray.ObjectRef[WindowSource]],  # in a list, or Ray would hand over the object itself
         cursor: Cursor,
         global_batch: int,
         workers: int,
+        bos: int,
         limits: dict[str, Any],
     ) -> None:
-        self._blocks = window_blocks(windows[0], cursor.window, **limits)
-        self._skip = cursor.index
-        self._cursor = cursor
-        self._global_batch, self._workers = global_batch, workers
-        self._rest: tuple[int, int, NDArray[np.int32]] | None = None  # window, index of the first row, rows
-        self._steps: dict[int, tuple[NDArray[np.int32], Cursor]] = {}
-        self._next_step = 0
+        self._batches = Batches(stream_parts(windows[0], cursor, **limits), cursor, global_batch)
+        self._share, self._workers, self._bos = global_batch // workers, workers, bos
+        self._steps: dict[int, StepRows] = {}
         self._taken: dict[int, int] = {}
+        self._next_step = 0
         self._error: Exception | None = None
 
-    def take(self, first: int, steps: int, rank: int) -> Deal:
+    def take(self, first: int, steps: int, rank: int) -> list[StepRows]:
         """The rows of worker ``rank`` in the ``steps`` steps from ``first`` on (counted from the start of this dealer).
 
         Raises:
-            RaypretrainError: the corpus cannot be read.
+            RaypretrainError: the corpus cannot be read, or is used up.
         """
-        if self._error:
-            raise self._error
-        try:
-            while self._next_step < first + steps:
-                self._steps[self._next_step] = self._batch()
-                self._next_step += 1
-        except Exception as error:
-            self._error = user_error(error) or error  # the other workers get the same answer
-            raise self._error from None
-        share = self._global_batch // self._workers
-        chosen = [self._steps[s] for s in range(first, first + steps)]
-        deal = Deal(
-            tokens=np.stack([rows[rank * share : (rank + 1) * share] for rows, _ in chosen]),
-            cursors=[cursor for _, cursor in chosen],
-        )
+        self._read_up_to(first + steps)
+        rows = slice(rank * self._share, (rank + 1) * self._share)
+        deal = []
         for s in range(first, first + steps):
+            whole = self._steps[s]
+            deal.append(StepRows(**{**vars(whole), "sequences": whole.sequences[rows]}))
             self._taken[s] = self._taken.get(s, 0) + 1
             if self._taken[s] == self._workers:
                 del self._taken[s], self._steps[s]
         return deal
 
-    def _batch(self) -> tuple[NDArray[np.int32], Cursor]:
-        """The next global batch, int32 [global_batch, length], and the cursor after it."""
-        parts, missing = [], self._global_batch
-        while missing:
-            window, index, rows = self._rest or self._next_window()
-            parts.append(rows[:missing])
-            taken = len(parts[-1])
-            missing -= taken
-            self._cursor = Cursor(window, index + taken)
-            self._rest = (window, index + taken, rows[taken:]) if taken < len(rows) else None
-        return np.concatenate(parts), self._cursor
+    def _read_up_to(self, step: int) -> None:
+        if self._error:
+            raise self._error
+        try:
+            while self._next_step < step:
+                self._steps[self._next_step] = self._whole(next(self._batches))
+                self._next_step += 1
+        except StopIteration:
+            what = "the corpus is used up: every source has been read as often as its 'epochs' allows"
+            self._error = InputError(
+                what, where="corpus.sources", fix="train on fewer tokens, or allow more epochs"
+            )
+        except Exception as error:
+            self._error = user_error(error) or error  # the other workers get the same answer
+        if self._error:
+            raise self._error from None
 
-    def _next_window(self) -> tuple[int, int, NDArray[np.int32]]:
-        while True:
-            window, rows = next(self._blocks)
-            skip, self._skip = (self._skip, 0) if window == self._cursor.window else (0, 0)
-            if skip < len(rows):
-                return window, skip, rows[skip:]
+    def _whole(self, batch: Batch) -> StepRows:
+        sequences = batch.sequences
+        sources = sequences.sources.sum(axis=0, dtype=np.int64).tolist()
+        predicted = int(sequences.predicted(self._bos).sum())
+        return StepRows(sequences, batch.cursor, sources, predicted, batch.bad, batch.storage)
 
 
 def steps_of_a_deal(global_batch: int, length: int) -> int:
@@ -226,12 +323,11 @@ class DealtSteps:
         self._first = 0
         self._coming = self._ask()
 
-    def __iter__(self) -> Iterator[tuple[NDArray[np.int32], Cursor]]:
-        """Yields ``(rows, cursor)``: int32 [rows of this worker, length], and where the data stands after the step."""
+    def __iter__(self) -> Iterator[StepRows]:
         while self._coming is not None:
             deal = ray.get(self._coming)
             self._coming = self._ask()
-            yield from zip(deal["tokens"], deal["cursors"], strict=True)
+            yield from deal
 
     def _ask(self) -> Any:
         steps = min(self._deal_steps, self._left)

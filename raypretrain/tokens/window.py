@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from raypretrain import storage
 from raypretrain.config import Config, Count
-from raypretrain.corpus.documents import is_held_out, read_documents
+from raypretrain.corpus.documents import BadRecord, Document, is_held_out, read_documents
 from raypretrain.corpus.manifest import Manifest
 from raypretrain.corpus.sources import CorpusConfig
-from raypretrain.tokens.packing import concatenate
+from raypretrain.tokens.dealing import Part
+from raypretrain.tokens.packing import Layout, Packing, Sequences, pack
 from raypretrain.tokens.plan import Plan
 from raypretrain.tokens.tokenizer import Tokenizer
 
-_SHUFFLE = 1  # keeps the draws of this file apart from those of the plan
+# Keep the draws of this file apart from each other and from those of the plan.
+_SHUFFLE, _ROWS = 1, 3
+_LARGEST_PART = 2  # windows
 
 
 class SequencesConfig(Config):
     """How documents become the sequences of tokens that the model is trained on."""
 
     length: Count = Field(default=512, ge=8, description="tokens of a sequence")
-    packing: Literal["concatenate"] = Field(default="concatenate", description="how documents fill sequences")
+    packing: Packing = Field(default="concatenate", description="how documents fill sequences")
     window: Count = Field(
         default=4_000_000, ge=1024, description="bytes of text that are shuffled and packed together"
     )
@@ -32,10 +36,30 @@ class SequencesConfig(Config):
 
 
 @dataclass
+class Packed:
+    """A part of a window, and what it is made of.
+
+    Args:
+        bad: records that were left out.
+        documents: in the order in which they were packed.
+        layout: which of their tokens lie where.
+    """
+
+    part: int
+    bad: list[BadRecord]
+    documents: list[Document]
+    layout: Layout
+    sequences: Sequences
+
+
+@dataclass
 class Windows:
     """All windows of a run: everything that turns a window's number into its sequences.
 
     It is pickled to the tasks of the stream.
+
+    Args:
+        densities: tokens that a byte of each source comes to; needed only where sources have weights.
     """
 
     manifest: Manifest
@@ -43,6 +67,7 @@ class Windows:
     sequences: SequencesConfig
     tokenizer: Tokenizer
     seed: int
+    densities: list[float] | None = None
     _plan: Plan | None = field(default=None, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, object]:
@@ -52,39 +77,85 @@ class Windows:
     def plan(self) -> Plan:
         """Which fragments each window has."""
         if self._plan is None:
-            weights = [source.weight for source in self.corpus.sources]
             self._plan = Plan(
-                self.manifest.bytes, self.manifest.source, weights, self.sequences.window, self.seed
+                self.manifest.bytes,
+                self.manifest.source,
+                [source.weight for source in self.corpus.sources],
+                self.sequences.window,
+                self.seed,
+                self.densities,
+                [source.epochs for source in self.corpus.sources],
             )
         return self._plan
 
-    def read(self, w: int) -> NDArray[np.int32]:
-        """The sequences of window ``w``: int32 [sequences, length]; the same each time, wherever it is called.
+    def windows_from(self, first: int) -> Iterator[int]:
+        """The windows from ``first`` on that hold anything."""
+        return self.plan.windows_from(first)
+
+    def parts(self, w: int, first: int = 0) -> Iterator[Part]:
+        """Window ``w`` from part ``first`` on; the same each time, wherever it is called.
+
+        A window has several parts only where a file or a row group that cannot be cut makes it much larger
+        than ``sequences.window``; each part is shuffled and packed by itself.
 
         Raises:
             InputError: a file that is damaged or holds something else than text.
             StorageError: a file that cannot be read.
         """
-        texts = self._texts(w)
-        if self.sequences.shuffle:
-            order = np.random.default_rng([self.seed, _SHUFFLE, w]).permutation(len(texts))
-            texts = [texts[i] for i in order]
-        tokenizer = self.tokenizer
-        ids = tokenizer.encode_batch(texts)
-        return concatenate(ids, self.sequences.length, bos=tokenizer.bos, eos=tokenizer.eos)
+        storage.take_counts()
+        for packed in self.packed(w, first):
+            yield Part(w, packed.part, packed.sequences, packed.bad, storage.take_counts())
+
+    def packed(self, w: int, first: int = 0) -> Iterator[Packed]:
+        """As :meth:`parts`, with the documents that they are made of."""
+        for part, (documents, bad) in enumerate(self._groups(w)):
+            if part >= first:
+                yield self._pack(documents, bad, w, part)
 
     def fills(self, sequences: int) -> bool:
         """Whether one epoch of the corpus holds that many sequences. Reads no more of it than it must."""
         found, w, stop = 0, 0, self.plan.windows_of_an_epoch
         while found < sequences and w < stop:
-            found += len(self.read(w))
+            found += sum(len(part.sequences) for part in self.parts(w))
             w += 1
         return found >= sequences
 
-    def _texts(self, w: int) -> list[str]:
-        return [
-            document.text
-            for index in self.plan.window(w)
-            for document in read_documents(self.manifest, self.manifest.fragment(index), self.corpus)
-            if not is_held_out(document.text, self.corpus.held_out)
-        ]
+    def _groups(self, w: int) -> Iterator[tuple[list[Document], list[BadRecord]]]:
+        """The training documents of window ``w`` as they are read, part by part, and the records left out."""
+        documents: list[Document] = []
+        bad: list[BadRecord] = []
+        size = told = 0
+        for index in self.plan.window(w):
+            for document in read_documents(self.manifest, self.manifest.fragment(index), self.corpus, bad):
+                if size >= _LARGEST_PART * self.sequences.window:
+                    yield documents, bad[told:]
+                    documents, size, told = [], 0, len(bad)
+                if not is_held_out(document.text, self.corpus.held_out):
+                    documents.append(document)
+                    size += len(document.text)
+        yield documents, bad[told:]
+
+    def _pack(self, documents: list[Document], bad: list[BadRecord], w: int, part: int) -> Packed:
+        if self.sequences.shuffle:
+            order = self._draw(_SHUFFLE, w, part).permutation(len(documents))
+            documents = [documents[i] for i in order]
+        tokenizer = self.tokenizer
+        layout, sequences = pack(
+            tokenizer.encode_batch([document.text for document in documents]),
+            self.sequences.length,
+            self.sequences.packing,
+            bos=tokenizer.bos,
+            eos=tokenizer.eos,
+            pad=tokenizer.pad,
+            sources=self._sources(documents),
+            number_of_sources=len(self.corpus.sources),
+            rng=self._draw(_ROWS, w, part) if self.sequences.shuffle else None,
+        )
+        return Packed(part, bad, documents, layout, sequences)
+
+    def _sources(self, documents: list[Document]) -> NDArray[np.int64]:
+        files = self.manifest.files
+        return np.fromiter((files[d.file].source for d in documents), np.int64, len(documents))
+
+    def _draw(self, what: int, w: int, part: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, what, w, part])

@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import os
 import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from s3_server import use_keys
 
 from raypretrain.corpus.documents import check_columns, read_documents
 from raypretrain.corpus.manifest import build_manifest
@@ -163,12 +165,67 @@ def test_a_missing_column_is_noticed_before_the_run_and_those_there_are_named(tm
     check_columns(build_manifest(config), config)
 
 
+@pytest.mark.parametrize("quarantine", ["error", "quarantine"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.txt", "a.csv", "a.parquet", "a.arrow", "a.fa"])
+def test_a_file_that_changed_under_its_name_is_refused_though_its_size_is_the_same(
+    tmp_path, name, quarantine
+):
+    path = tmp_path / name
+    if name == "a.parquet":
+        parquet(path, "text", ["x"] * 10)
+    elif name == "a.arrow":
+        table = pa.table({"text": ["x"] * 10})
+        with pa.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        data = b"text\nx\n" if name == "a.csv" else GOOD * 10
+        path.write_bytes(packed(name, data) if name.endswith("gz") else b">" * name.endswith("fa") + data)
+    config = corpus(path).model_copy(update={"on_bad_input": quarantine})
+    manifest = build_manifest(config)
+    fragment = manifest.fragment(0)
+    assert list(read_documents(manifest, fragment, config, []))
+    times = path.stat()
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    with pytest.raises(
+        StorageError, match=rf"{name}: has changed since the corpus was listed; start a new run"
+    ):
+        list(read_documents(manifest, fragment, config, []))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert list(read_documents(manifest, fragment, config, []))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet"])
+def test_an_object_that_changed_under_its_name_is_refused_though_its_size_is_the_same(
+    s3, tmp_path, monkeypatch, name
+):
+    use_keys(monkeypatch, s3)
+    contents = []
+    for word in ("good", "evil"):
+        if name == "a.parquet":
+            parquet(tmp_path / name, "text", [word] * 10)
+            contents.append((tmp_path / name).read_bytes())
+        else:
+            line = GOOD.replace(b"good", word.encode())
+            contents.append(gzip.compress(line, mtime=0) if name.endswith("gz") else line)
+    assert len({len(content) for content in contents}) == 1
+    url = s3.put(f"swapped/{name}", contents[0])
+    config = corpus(url).model_copy(update={"on_bad_input": "quarantine"})
+    manifest = build_manifest(config)
+    assert {d.text for d in read_documents(manifest, manifest.fragment(0), config, [])} == {"good"}
+    s3.put(f"swapped/{name}", contents[1])
+    with pytest.raises(StorageError, match=rf"{name}: has changed since the corpus was listed"):
+        list(read_documents(manifest, manifest.fragment(0), config, []))
+
+
 def test_a_file_that_became_shorter_or_vanished_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(GOOD * 1000)
     config = corpus(path)
     manifest = build_manifest(config, 1000)
     path.write_bytes(GOOD)
+    with pytest.raises(StorageError, match="has changed since the corpus was listed"):
+        list(read_documents(manifest, manifest.fragment(5), config))
+    os.utime(path, ns=(0, int(manifest.files[0].tag)))
     with pytest.raises(InputError, match="has become shorter"):
         list(read_documents(manifest, manifest.fragment(5), config))
     path.unlink()

@@ -2,12 +2,17 @@
 
 import itertools
 import json
+import os
+import pickle
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from raypretrain.corpus.listing import list_corpus
 from raypretrain.corpus.manifest import Manifest, build_manifest
 from raypretrain.corpus.sources import CorpusConfig, SourceConfig
 from raypretrain.errors import InputError, RunError
@@ -85,7 +90,7 @@ def test_no_file_matches(tmp_path):
 
 def test_an_unknown_suffix_is_named_with_the_known_ones(folder):
     (folder / "a" / "notes.docx").write_text("x")
-    with pytest.raises(InputError, match=r"notes\.docx: its suffix is not known .*\.jsonl\.zst.*glob"):
+    with pytest.raises(InputError, match=r"notes\.docx: its suffix is not known .*\.jsonl,.* \.zst.*glob"):
         build_manifest(corpus(folder))
 
 
@@ -98,10 +103,67 @@ def test_markers_and_hidden_files_of_a_folder_are_left_out(folder):
     assert build_manifest(corpus(folder)).fingerprint == before
 
 
-def test_a_corpus_of_empty_files_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["README.md", "LICENSE", "dataset_info.json", "state.json", "SHA256SUMS"])
+def test_what_lies_beside_data_is_passed_over(folder, name):
+    before = build_manifest(corpus(folder)).fingerprint
+    (folder / "a" / name).write_text("x")
+    assert build_manifest(corpus(folder)).fingerprint == before
+
+
+def test_what_lies_beside_data_is_read_if_it_is_all_there_is(tmp_path):
+    (tmp_path / "README.md").write_text("x")
+    assert [f.format for f in build_manifest(corpus(tmp_path)).files] == ["source"]
+    (tmp_path / "a.py").write_text("x")
+    assert len(build_manifest(corpus(tmp_path)).files) == 1
+    assert len(build_manifest(corpus(tmp_path, format="source")).files) == 2
+
+
+def test_a_source_of_empty_files_is_refused(folder, tmp_path):
     (tmp_path / "a.jsonl").touch()
-    with pytest.raises(InputError, match="all of its files are empty"):
-        build_manifest(corpus(tmp_path))
+    for paths in ([tmp_path / "*.jsonl"], [folder, tmp_path / "*.jsonl"]):
+        with pytest.raises(InputError, match=r"/\*\.jsonl: all of its files are empty"):
+            build_manifest(corpus(*paths))
+
+
+def test_the_same_files_may_be_in_two_sources(folder):
+    manifest = build_manifest(corpus(folder / "a", folder), fragment_bytes=300)
+    names = [f.url.rpartition("/")[2] for f in manifest.files]
+    assert names == ["1.jsonl", "2.jsonl", "1.jsonl", "2.jsonl", "3.jsonl"]
+    assert manifest.compare(list_corpus(corpus(folder / "a", folder))) == []
+
+
+def test_the_differences_of_two_listings_are_named(folder):
+    config = corpus(folder)
+    before = build_manifest(config)
+    assert before.compare(build_manifest(config)) == []
+    write(folder / "a/1.jsonl", 51)
+    times = (folder / "a/2.jsonl").stat()
+    os.utime(folder / "a/2.jsonl", ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    (folder / "b/x/3.jsonl").unlink()
+    for i in range(7):
+        write(folder / f"new/{i}.jsonl", 1)
+    assert before.compare(list_corpus(config)) == [
+        "7 added: " + ", ".join(f"{folder}/new/{i}.jsonl" for i in range(5)) + " and 2 more",
+        f"1 removed: {folder}/b/x/3.jsonl",
+        f"2 changed: {folder}/a/1.jsonl, {folder}/a/2.jsonl",
+    ]
+
+
+def test_footers_may_be_read_by_somebody_else(tmp_path):
+    """As Ray tasks, for example: the function has to survive being sent to another process."""
+    for i in range(3):
+        pq.write_table(pa.table({"text": ["x" * 100] * 50}), tmp_path / f"{i}.parquet", row_group_size=10)
+        write(tmp_path / f"{i}.jsonl", 10)
+    asked = []
+
+    def elsewhere(cut, files):
+        asked.extend(files)
+        return [pickle.loads(pickle.dumps(cut))(file) for file in files]
+
+    manifest = build_manifest(corpus(tmp_path), 100, footers=elsewhere)
+    assert asked == [1, 3, 5]
+    assert manifest.fingerprint == build_manifest(corpus(tmp_path), 100).fingerprint
+    assert (np.bincount(manifest.file)[[1, 3, 5]] == 5).all()
 
 
 def test_what_is_no_manifest_is_refused(tmp_path):

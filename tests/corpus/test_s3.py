@@ -9,7 +9,7 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from s3_server import S3Server
+from s3_server import S3Server, use_keys
 
 from raypretrain import storage
 from raypretrain.corpus.documents import check_columns, read_documents, sample_documents
@@ -28,12 +28,8 @@ def globbed(s3: S3Server) -> None:
 
 @pytest.fixture
 def keys(s3: S3Server, monkeypatch: pytest.MonkeyPatch):
-    """The environment of a user whose keys are right; no file of this machine's user counts."""
-    for name, value in {**s3.environment, "AWS_EC2_METADATA_DISABLED": "true"}.items():
-        monkeypatch.setenv(name, value)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, "/nonexistent")
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    """The environment of a user whose keys are right."""
+    use_keys(monkeypatch, s3)
     return monkeypatch
 
 
@@ -169,13 +165,15 @@ def test_an_empty_prefix_matches_no_file(s3, keys):
         use(s3)()
 
 
-def test_an_object_that_became_shorter_is_named(s3, keys):
+def test_an_object_that_became_shorter_is_said_to_have_changed(s3, keys):
     url = s3.put("shrunk/x.jsonl", json_lines("x", 1000))
     config = CorpusConfig(sources=[SourceConfig(path=url)])
     manifest = build_manifest(config, 1000)
     s3.put("shrunk/x.jsonl", json_lines("x", 1))
     last = manifest.fragment(len(manifest) - 1)
-    assert "become shorter" in refusal(lambda: list(read_documents(manifest, last, config)))
+    assert f"{url}: has changed since the corpus was listed" in refusal(
+        lambda: list(read_documents(manifest, last, config))
+    )
 
 
 def test_an_endpoint_where_nobody_listens_is_named_within_seconds(s3, keys):
@@ -234,5 +232,5 @@ def test_a_body_that_is_cut_short_is_asked_for_again(keys):
 
 
 def test_other_schemes_and_missing_buckets_are_refused():
-    assert "'gs://' is not understood" in refusal(lambda: storage.list_files("gs://bucket/x"))
+    assert "'bucket://' is not understood" in refusal(lambda: storage.list_files("bucket://bucket/x"))
     assert "no bucket is named" in refusal(lambda: storage.list_files("s3://*/x"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -119,7 +119,7 @@ def test_a_window_larger_than_the_corpus_is_one_epoch() -> None:
 
 
 def test_a_window_holds_no_more_than_an_epoch_of_a_small_source_with_a_large_weight() -> None:
-    made = plan([[10] * 4, [10] * 1000], weights=[1, 1], window=10**9)
+    made = plan([[100_000] * 4, [100_000] * 1000], weights=[1, 1], window=10**9)
     for w in range(20):
         small = [f for f in made.window(w) if f < 4]
         assert sorted(small) == [0, 1, 2, 3]
@@ -140,3 +140,72 @@ def test_fragments_without_bytes_have_their_place() -> None:
 def test_a_source_without_text_is_refused() -> None:
     with pytest.raises(InputError, match=r"corpus\.sources: source 1 of the corpus has no text"):
         plan([[10], [], [10]])
+
+
+def test_a_small_source_with_a_large_weight_does_not_make_tiny_windows() -> None:
+    made = plan([[10] * 4, [1000] * 10_000], weights=[1, 1], window=10**6)
+    assert sum(f >= 4 for f in made.window(3)) > 100
+
+
+def test_weights_are_shares_of_tokens_where_the_sources_differ_in_density() -> None:
+    flat = np.array([1000] * 1000)
+    made = Plan(flat, np.repeat([0, 1], 500), [1, 3], 50_000, 0, densities=[0.5, 0.25])
+    tokens = np.zeros(2)
+    for w in range(1000):
+        for f in made.window(w):
+            tokens[f // 500] += 1000 * (0.5 if f < 500 else 0.25)
+    np.testing.assert_allclose(tokens / tokens.sum(), [1 / 4, 3 / 4], rtol=0.01)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sizes=corpora,
+    window=st.integers(1, 200),
+    seed=st.integers(0, 99),
+    epochs=st.lists(st.one_of(st.none(), st.sampled_from([0.5, 1.0, 2.0, 3.0])), min_size=3, max_size=3),
+)
+def test_a_source_comes_as_often_as_its_epochs_allow_and_then_the_others_fill_the_windows(
+    sizes: list[list[int]], window: int, seed: int, epochs: list[float | None]
+) -> None:
+    allowed = epochs[: len(sizes)]
+    flat = np.array([size for source in sizes for size in source], dtype=np.int64)
+    owner = np.repeat(np.arange(len(sizes)), [len(source) for source in sizes])
+    made = Plan(flat, owner, [None] * len(sizes), window, seed, epochs=allowed)
+    assert (made.end is None) == (None in allowed)
+    last = made.end if made.end is not None else 6 * made.windows_of_an_epoch
+    found = sequences(made, sizes, last)
+    for mine, order, most in zip(numbers(sizes), found, allowed, strict=True):
+        if most is not None and most >= 1 and made.end is not None:
+            assert sorted(order) == sorted(list(mine) * int(most))
+        if most == 0.5:
+            assert len(order) == len(set(order))
+    if made.end is not None:
+        assert made.window(made.end) == []
+        assert list(made.windows_from(made.end)) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sizes=corpora,
+    window=st.integers(1, 200),
+    seed=st.integers(0, 99),
+    epochs=st.lists(st.one_of(st.none(), st.sampled_from([1.0, 2.0])), min_size=3, max_size=3),
+)
+def test_the_windows_of_a_fragment_are_those_that_hold_it(
+    sizes: list[list[int]], window: int, seed: int, epochs: list[float | None]
+) -> None:
+    flat = np.array([size for source in sizes for size in source], dtype=np.int64)
+    owner = np.repeat(np.arange(len(sizes)), [len(source) for source in sizes])
+    made = Plan(flat, owner, [None] * len(sizes), window, seed, epochs=epochs[: len(sizes)])
+    last = made.end if made.end is not None else 4 * made.windows_of_an_epoch
+    holding = [(f, w) for w in range(last) for f in made.window(w)]
+    for fragment in range(len(flat)):
+        wanted = [w for f, w in holding if f == fragment]
+        assert list(islice(made.windows_of(fragment), len(wanted))) == wanted
+
+
+def test_windows_without_a_fragment_are_passed_over() -> None:
+    made = plan([[10_000_000, 10]], window=1000)
+    found = list(islice(made.windows_from(0), 4))
+    assert [f for w in found for f in made.window(w)][:2] in ([0, 1], [1, 0])
+    assert found[-1] > 10_000

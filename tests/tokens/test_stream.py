@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,117 +10,164 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raypretrain.corpus.documents import BadRecord
 from raypretrain.errors import InputError
 from raypretrain.tokens import stream
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.stream import Dealer, steps_of_a_deal
+from raypretrain.tokens.dealing import Part
+from raypretrain.tokens.packing import Sequences
+from raypretrain.tokens.stream import Dealer, StepRows, from_table, steps_of_a_deal, to_table
 
-SIZES = [5, 0, 1, 31, 12, 0, 0, 7, 24, 3]  # sequences of a window, again and again
-LENGTH = 4
+# Sequences of a window's parts, again and again.
+SIZES = [[5], [0], [1], [31, 0, 2], [12], [], [0, 0], [7], [9, 15], [3]]
+LENGTH = 8
 GLOBAL_BATCH = 12
 WORKERS = [1, 2, 3, 4, 6, 12]
 STEPS = 20
+BOS = 1
 
-Blocks = Callable[..., Iterator[tuple[int, np.ndarray]]]
-
-
-def window(w: int) -> np.ndarray:
-    """Window ``w``: every sequence says which it is."""
-    index = np.arange(SIZES[w % len(SIZES)], dtype=np.int32)
-    return np.stack([np.full_like(index, w), index, index * 7 + w, -index], axis=1)
+Parts = Callable[..., Iterator[Part]]
 
 
-def endless(windows: Any, first: int, **limits: Any) -> Iterator[tuple[int, np.ndarray]]:
-    w = first
+def part(w: int, p: int) -> Part:
+    """Part ``p`` of window ``w``: every sequence says which it is."""
+    rows = SIZES[w % len(SIZES)][p]
+    index = np.arange(rows, dtype=np.int32)
+    same = [np.full_like(index, w), index, index * 7 + w, index + 100]
+    tokens = np.stack([*same, np.full_like(index, p), index, index, index], axis=1)
+    begins = np.packbits(tokens % 2 == 0, axis=1)
+    filled = (LENGTH - index % 3).astype(np.int32)
+    bad = [BadRecord("is no text", f"a.jsonl:{w}", p, w)] if w % 3 == 0 else []
+    return Part(w, p, Sequences(tokens, begins, filled, np.stack([index, filled], axis=1)), bad)
+
+
+def endless(windows: Any, cursor: Cursor, **limits: Any) -> Iterator[Part]:
+    w, first = cursor.window, cursor.part
     while True:
-        if len(rows := window(w)):
-            yield w, rows
-        w += 1
+        for p in range(first, len(SIZES[w % len(SIZES)])):
+            yield part(w, p)
+        w, first = w + 1, 0
 
 
 @pytest.fixture(autouse=True)
-def blocks(monkeypatch: pytest.MonkeyPatch) -> Callable[[Blocks], None]:
+def parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Parts], None]:
     """Windows without Ray; a test may replace them."""
-    monkeypatch.setattr(stream, "window_blocks", endless)
-    return lambda other: monkeypatch.setattr(stream, "window_blocks", other)
+    monkeypatch.setattr(stream, "stream_parts", endless)
+    return lambda other: monkeypatch.setattr(stream, "stream_parts", other)
 
 
 def dealer(cursor: Cursor = Cursor(), workers: int = 1) -> Dealer:
-    return Dealer([None], cursor, GLOBAL_BATCH, workers, {})  # type: ignore[list-item]
+    return Dealer([None], cursor, GLOBAL_BATCH, workers, BOS, {})  # type: ignore[list-item]
 
 
-def global_order(sequences: int) -> np.ndarray:
-    laid = np.concatenate([window(w) for w in range(60)])
-    assert len(laid) > sequences
-    return laid[:sequences]
+def global_order(sequences: int) -> Sequences:
+    laid = [part(w, p).sequences for w in range(60) for p in range(len(SIZES[w % len(SIZES)]))]
+    assert sum(map(len, laid)) > sequences
+    return Sequences.concatenate(laid)[:sequences]
 
 
-def read(of: Dealer, workers: int, steps: int = STEPS, deal: int = 3) -> tuple[np.ndarray, list[Cursor]]:
-    """All steps, the workers' rows put together: int32 [steps, global batch, length]; and the cursors."""
-    batches, cursors = [], []
+def assert_same(one: Sequences, other: Sequences) -> None:
+    for name in ("tokens", "begins", "filled", "sources"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def read(of: Dealer, workers: int, steps: int = STEPS, deal: int = 3) -> list[StepRows]:
+    """All steps, the workers' rows put together."""
+    found = []
     for first in range(0, steps, deal):
         number = min(deal, steps - first)
         # The ranks come in another order each time.
         ranks = np.random.default_rng(first).permutation(workers).tolist()
         deals = {rank: of.take(first, number, rank) for rank in ranks}
-        batches.append(np.concatenate([deals[rank]["tokens"] for rank in range(workers)], axis=1))
-        assert all(deals[rank]["cursors"] == deals[0]["cursors"] for rank in ranks)
-        cursors += deals[0]["cursors"]
-    return np.concatenate(batches), cursors
+        for i in range(number):
+            whole = Sequences.concatenate([deals[rank][i].sequences for rank in range(workers)])
+            rest = [{**vars(deals[rank][i]), "sequences": None} for rank in range(workers)]
+            assert all(other == rest[0] for other in rest)
+            found.append(StepRows(**{**rest[0], "sequences": whole}))
+    return found
+
+
+def laid(steps: list[StepRows]) -> Sequences:
+    return Sequences.concatenate([step.sequences for step in steps])
 
 
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("deal", [1, 7])
 def test_the_workers_rows_together_are_the_global_order(workers: int, deal: int) -> None:
-    batches, _ = read(dealer(workers=workers), workers, deal=deal)
-    assert batches.dtype == np.int32
-    assert batches.shape == (STEPS, GLOBAL_BATCH, LENGTH)
-    np.testing.assert_array_equal(batches.reshape(-1, LENGTH), global_order(STEPS * GLOBAL_BATCH))
+    steps = read(dealer(workers=workers), workers, deal=deal)
+    assert {len(step.sequences) for step in steps} == {GLOBAL_BATCH}
+    assert_same(laid(steps), global_order(STEPS * GLOBAL_BATCH))
 
 
 def test_each_worker_gets_its_part_of_every_batch() -> None:
     of = dealer(workers=3)
-    order = global_order(2 * GLOBAL_BATCH).reshape(2, GLOBAL_BATCH, LENGTH)
+    order = global_order(2 * GLOBAL_BATCH)
     for rank in (2, 0, 1):
-        np.testing.assert_array_equal(of.take(0, 2, rank)["tokens"], order[:, 4 * rank : 4 * rank + 4])
+        for i, step in enumerate(of.take(0, 2, rank)):
+            first = i * GLOBAL_BATCH + 4 * rank
+            assert_same(step.sequences, order[first : first + 4])
 
 
 def test_a_worker_may_be_ahead_of_the_others() -> None:
     of = dealer(workers=2)
-    ahead = [of.take(first, 2, 1)["tokens"] for first in (0, 2, 4)]
-    behind = [of.take(first, 3, 0)["tokens"] for first in (0, 3)]
-    together = np.concatenate([np.concatenate(behind), np.concatenate(ahead)], axis=1)
-    np.testing.assert_array_equal(together.reshape(-1, LENGTH), global_order(6 * GLOBAL_BATCH))
+    ahead = [step for first in (0, 2, 4) for step in of.take(first, 2, 1)]
+    behind = [step for first in (0, 3) for step in of.take(first, 3, 0)]
+    together = [s.sequences for pair in zip(behind, ahead, strict=True) for s in pair]
+    assert_same(Sequences.concatenate(together), global_order(6 * GLOBAL_BATCH))
 
 
 @pytest.mark.parametrize("step", range(STEPS))
 def test_from_any_cursor_the_rest_is_identical_with_any_number_of_workers(step: int) -> None:
-    batches, cursors = read(dealer(), 1)
+    whole = read(dealer(), 1, STEPS + 8)
     for workers in (1, 4):
-        again, rest = read(dealer(cursors[step], workers), workers, STEPS)
-        np.testing.assert_array_equal(again[: STEPS - step - 1], batches[step + 1 :])
-        assert rest[: STEPS - step - 1] == cursors[step + 1 :]
+        again = read(dealer(whole[step].cursor, workers), workers, 8)
+        wanted = whole[step + 1 : step + 9]
+        assert_same(laid(again), laid(wanted))
+        for one, other in zip(again, wanted, strict=True):
+            assert {**vars(one), "sequences": None} == {**vars(other), "sequences": None}
 
 
 def test_the_cursors_met_all_cases() -> None:
-    """What the test above relies on: batches end inside windows, at their end, and several in one window."""
-    _, cursors = read(dealer(), 1)
-    at_the_end = [c.index == len(window(c.window)) for c in cursors]
+    """What the test above relies on: batches end inside parts, at their end, in later parts, several in one part."""
+    cursors = [step.cursor for step in read(dealer(), 1)]
+    at_the_end = [c.index == len(part(c.window, c.part).sequences) for c in cursors]
     assert any(at_the_end)
     assert not all(at_the_end)
+    assert any(c.part for c in cursors)
     assert len({c.window for c in cursors}) < len(cursors)
 
 
-def test_what_all_workers_have_taken_is_let_go(blocks: Callable[[Blocks], None]) -> None:
+def test_every_bad_record_is_told_once_and_in_the_same_step_for_any_number_of_workers() -> None:
+    steps = read(dealer(), 1)
+    last = steps[-1].cursor
+    wanted = [
+        record
+        for w in range(last.window + 1)
+        for p in range(len(SIZES[w % len(SIZES)]))
+        if (w, p) <= (last.window, last.part)
+        for record in part(w, p).bad
+    ]
+    assert [record for step in steps for record in step.bad] == wanted
+    assert len(wanted) > 10
+    assert [step.bad for step in read(dealer(workers=4), 4)] == [step.bad for step in steps]
+
+
+def test_a_step_says_what_its_whole_batch_holds() -> None:
+    for step in read(dealer(workers=2), 2):
+        assert step.sources == step.sequences.sources.sum(axis=0).tolist()
+        assert step.predicted == step.sequences.predicted(BOS).sum()
+
+
+def test_what_all_workers_have_taken_is_let_go(parts: Callable[[Parts], None]) -> None:
     alive: list[weakref.ref[np.ndarray]] = []
 
-    def watched(windows: Any, first: int, **limits: Any) -> Iterator[tuple[int, np.ndarray]]:
-        for w, rows in endless(windows, first):
-            alive.append(weakref.ref(rows))
-            yield w, rows
-            del rows
+    def watched(windows: Any, cursor: Cursor, **limits: Any) -> Iterator[Part]:
+        for made in endless(windows, cursor):
+            alive.append(weakref.ref(made.sequences.tokens))
+            yield made
+            del made
 
-    blocks(watched)
+    parts(watched)
     of = dealer(workers=2)
     for first in range(0, 40, 4):
         of.take(first, 4, 0)
@@ -128,37 +176,47 @@ def test_what_all_workers_have_taken_is_let_go(blocks: Callable[[Blocks], None])
         of.take(first, 4, 1)
     assert not of._steps
     assert not of._taken
-    # Of the windows themselves at most the one that is being dealt is held (the generator has the last, too).
+    # Of the parts themselves at most the one that is being dealt is held (the generator has the last, too).
     assert len(alive) > 10
     assert sum(ref() is not None for ref in alive) <= 2
 
 
-def failing(error: Exception, after: int) -> Blocks:
-    def generate(windows: Any, first: int, **limits: Any) -> Iterator[tuple[int, np.ndarray]]:
-        for w, rows in endless(windows, first):
-            if w >= after:
+def failing(error: Exception, after: int) -> Parts:
+    def generate(windows: Any, cursor: Cursor, **limits: Any) -> Iterator[Part]:
+        for made in endless(windows, cursor):
+            if made.window >= after:
                 raise error
-            yield w, rows
+            yield made
 
     return generate
 
 
-def test_an_error_reaches_every_worker_and_stays(blocks: Callable[[Blocks], None]) -> None:
-    blocks(failing(InputError("is cut off", where="a.jsonl.gz"), after=8))
+def test_an_error_reaches_every_worker_and_stays(parts: Callable[[Parts], None]) -> None:
+    parts(failing(InputError("is cut off", where="a.jsonl.gz"), after=8))
     of = dealer(workers=3)
-    good = 4  # 56 sequences come before window 8
+    good = 4  # 58 sequences come before window 8
     for rank in range(3):
-        assert of.take(0, good, rank)["tokens"].shape == (good, 4, LENGTH)
+        assert len(of.take(0, good, rank)) == good
     for rank in (1, 0, 2, 1):
         with pytest.raises(InputError, match=r"a\.jsonl\.gz: is cut off"):
             of.take(good, 1, rank)
 
 
-def test_the_users_error_is_taken_out_of_rays_wrapper(blocks: Callable[[Blocks], None]) -> None:
+def test_a_corpus_that_is_used_up_says_so_to_every_worker(parts: Callable[[Parts], None]) -> None:
+    parts(lambda windows, cursor, **limits: iter([part(3, 0)]))
+    of = dealer(workers=2)
+    for rank in (0, 1):
+        assert len(of.take(0, 2, rank)) == 2
+    for rank in (0, 1, 1):
+        with pytest.raises(InputError, match="the corpus is used up"):
+            of.take(2, 1, rank)
+
+
+def test_the_users_error_is_taken_out_of_rays_wrapper(parts: Callable[[Parts], None]) -> None:
     from ray.exceptions import RayTaskError
 
     inner = InputError("is cut off", where="a.jsonl.gz")
-    blocks(failing(RayTaskError("read", "a\ntraceback", inner).as_instanceof_cause(), after=0))
+    parts(failing(RayTaskError("read", "a\ntraceback", inner).as_instanceof_cause(), after=0))
     of = dealer(workers=2)
     for rank in range(2):
         with pytest.raises(InputError) as caught:
@@ -166,8 +224,8 @@ def test_the_users_error_is_taken_out_of_rays_wrapper(blocks: Callable[[Blocks],
         assert str(caught.value) == "a.jsonl.gz: is cut off"
 
 
-def test_a_bug_is_raised_as_it_is(blocks: Callable[[Blocks], None]) -> None:
-    blocks(failing(ZeroDivisionError("a bug"), after=0))
+def test_a_bug_is_raised_as_it_is(parts: Callable[[Parts], None]) -> None:
+    parts(failing(ZeroDivisionError("a bug"), after=0))
     of = dealer(workers=2)
     for rank in range(2):
         with pytest.raises(ZeroDivisionError):
@@ -179,3 +237,13 @@ def test_a_deal_carries_at_most_a_mebibyte_and_at_least_a_step() -> None:
     assert steps_of_a_deal(64, 512) * 64 * 512 * 4 <= 2**20
     assert steps_of_a_deal(64, 512) == 8
     assert steps_of_a_deal(10_000, 8192) == 1
+
+
+def test_a_part_goes_through_arrow_and_back() -> None:
+    for made in (part(3, 0), part(3, 1), part(9, 0)):
+        table = to_table(made)
+        assert table.num_rows == 1
+        for same in (table, pickle.loads(pickle.dumps(table))):
+            (again,) = from_table(same)
+            assert_same(again.sequences, made.sequences)
+            assert (again.window, again.part, again.bad) == (made.window, made.part, made.bad)

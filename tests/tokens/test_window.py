@@ -55,8 +55,14 @@ def made(folder: Path, tokenizer: Tokenizer, *, seed: int = 5, **sequences: Any)
     return Windows(manifest, corpus, config, tokenizer, seed)
 
 
+def read(windows: Windows, w: int) -> np.ndarray:
+    """The sequences of a window of one part."""
+    (part,) = windows.parts(w)
+    return part.sequences.tokens
+
+
 def epoch(windows: Windows) -> list[np.ndarray]:
-    return [windows.read(w) for w in range(windows.plan.windows_of_an_epoch)]
+    return [read(windows, w) for w in range(windows.plan.windows_of_an_epoch)]
 
 
 def documents(rows: np.ndarray, tokenizer: Tokenizer) -> tuple[list[Ids], Ids]:
@@ -117,7 +123,7 @@ def test_an_epoch_holds_no_document_twice_and_the_next_has_another_order(
     assert whole_corpus.plan.windows_of_an_epoch == 1
     orders = []
     for w in range(2):
-        whole, _ = documents(whole_corpus.read(w), tokenizer)
+        whole, _ = documents(read(whole_corpus, w), tokenizer)
         assert max(Counter(whole).values()) == 1
         assert len(training) - 1 <= len(whole) <= len(training)
         orders.append(whole)
@@ -127,8 +133,8 @@ def test_an_epoch_holds_no_document_twice_and_the_next_has_another_order(
 def test_the_documents_of_a_window_are_shuffled_unless_told_not_to(
     folder: Path, tokenizer: Tokenizer
 ) -> None:
-    plain, _ = documents(made(folder, tokenizer, shuffle=False).read(0), tokenizer)
-    mixed, _ = documents(made(folder, tokenizer).read(0), tokenizer)
+    plain, _ = documents(read(made(folder, tokenizer, shuffle=False), 0), tokenizer)
+    mixed, _ = documents(read(made(folder, tokenizer), 0), tokenizer)
     assert plain != mixed
     assert len(set(plain) & set(mixed)) >= len(plain) - 2  # the same ones but for what the end cut off
 
@@ -136,18 +142,18 @@ def test_the_documents_of_a_window_are_shuffled_unless_told_not_to(
 def test_the_same_window_is_the_same_each_time_and_after_pickling(
     windows: Windows, folder: Path, tokenizer: Tokenizer
 ) -> None:
-    first = windows.read(3)
+    first = read(windows, 3)
     copy = pickle.loads(pickle.dumps(windows))
     assert first.dtype == np.int32
     assert first.shape[1] == LENGTH
     for other in (windows, copy, made(folder, tokenizer)):
-        np.testing.assert_array_equal(other.read(3), first)
-    np.testing.assert_array_equal(copy.read(0), windows.read(0))
+        np.testing.assert_array_equal(read(other, 3), first)
+    np.testing.assert_array_equal(read(copy, 0), read(windows, 0))
 
 
 def test_another_seed_gives_other_windows(folder: Path, windows: Windows, tokenizer: Tokenizer) -> None:
-    other = made(folder, tokenizer, seed=6).read(0)
-    assert other.shape != windows.read(0).shape or (other != windows.read(0)).any()
+    other = read(made(folder, tokenizer, seed=6), 0)
+    assert other.shape != read(windows, 0).shape or (other != read(windows, 0)).any()
 
 
 def test_whether_the_corpus_fills_a_batch_is_exact(windows: Windows) -> None:
