@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 tokenizer_app = typer.Typer(help="Tokenizers.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(tokenizer_app, name="tokenizer")
+corpus_app = typer.Typer(help="Corpora.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(corpus_app, name="corpus")
 
 Recipe = Annotated[Path, typer.Argument(help="A recipe (YAML).", metavar="RECIPE")]
 Overrides = Annotated[
@@ -119,23 +121,121 @@ def tokenizer_train(
     )
 
 
+@corpus_app.command("inspect")
+def corpus_inspect(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    sample: Annotated[str, typer.Option(help="Bytes of text to read, e.g. 20MB.")] = "20MB",
+    as_json: AsJson = False,
+) -> None:
+    """Say what the corpus of RECIPE holds, and what its run would make of it. Writes nothing, needs no Ray.
+
+    \b
+    Examples:
+      raypretrain corpus inspect jobs/pretrain-small.yaml
+      raypretrain corpus inspect jobs/pretrain-small.yaml --sample 200MB --json
+    """
+    from raypretrain.config import load_recipe
+    from raypretrain.console import CopyView, print_inspected
+    from raypretrain.training.inspecting import inspect_corpus
+    from raypretrain.training.recipe import PretrainRecipe
+
+    size = _count("--sample", sample)
+    with CopyView() as view:
+        found = inspect_corpus(load_recipe(recipe, PretrainRecipe, overrides or []), size, view.say)
+    print(json.dumps(found, ensure_ascii=False)) if as_json else print_inspected(found)
+
+
+@corpus_app.command("tokenize")
+def corpus_tokenize(
+    recipe: Recipe,
+    to: Annotated[str, typer.Option("--to", metavar="URL", help="A folder, or s3://BUCKET/PREFIX.")],
+    overrides: Overrides = None,
+    steps: Annotated[str | None, typer.Option(help="Enough for so many steps; by default the run's.")] = None,
+    endpoint_url: Annotated[
+        str | None, typer.Option(help="Of an S3-compatible store that is not AWS.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write what a run of RECIPE would read as a tokenized copy; the same command again goes on where it stopped.
+
+    \b
+    Examples:
+      raypretrain corpus tokenize jobs/pretrain-small.yaml --to copy
+      raypretrain pretrain jobs/pretrain-small.yaml --set corpus.tokenized=copy
+    """
+    from raypretrain.config import load_recipe
+    from raypretrain.console import CopyView
+    from raypretrain.training.recipe import PretrainRecipe
+    from raypretrain.training.tokenizing import tokenize
+
+    number = _count("--steps", steps) if steps is not None else None
+    with CopyView() as view:
+        loaded = load_recipe(recipe, PretrainRecipe, overrides or [])
+        result = tokenize(loaded, to, view.watch, number, endpoint_url)
+    line = (
+        "{url}: {files} files, {steps:,} steps, {sequences:,} sequences, {tokens:,} tokens, {bytes:,} bytes"
+    )
+    _print(result, as_json, line)
+
+
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")],
-    to: Annotated[Path, typer.Option("--to", help="The folder to write.")],
+    to: Annotated[str, typer.Option("--to", metavar="FOLDER", help="The folder to write; local or s3://.")],
     as_json: AsJson = False,
 ) -> None:
     """Write a run's newest checkpoint as a Hugging Face model, finished or not.
 
     \b
-    Example:
+    Examples:
       raypretrain export runs/pretrain-small --to my-model
+      raypretrain export runs/pretrain-small --to s3://bucket/models/my-model
     """
     from raypretrain.training.release import export as write
     from raypretrain.training.runfolder import RunFolder
 
     step = write(RunFolder(run), to, say=lambda line: print(line, file=sys.stderr))
-    _print({"model": str(to), "step": step}, as_json, "{model}: the weights after step {step:,}")
+    _print({"model": to, "step": step}, as_json, "{model}: the weights after step {step:,}")
+
+
+@app.command()
+def trace(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")],
+    step: Annotated[
+        int | None, typer.Option("--step", help="Which documents were in the batch of this step.")
+    ] = None,
+    document: Annotated[
+        str | None, typer.Option("--document", metavar="PATH:LINE", help="In which steps this document was.")
+    ] = None,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="With --document: look for so many times that it comes.")
+    ] = 1,
+    text: Annotated[bool, typer.Option("--text", help="With --step: print the documents' text.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say which documents a step was trained on, or in which steps a document was or will be.
+
+    Nothing of it was recorded: it is computed again, and proved by the fingerprint in metrics.jsonl.
+
+    \b
+    Examples:
+      raypretrain trace runs/pretrain-small --step 120
+      raypretrain trace runs/pretrain-small --step 120 --text
+      raypretrain trace runs/pretrain-small --document data/shard-3.jsonl:17
+    """
+    from raypretrain.console import print_traced_document, print_traced_step
+    from raypretrain.training.tracing import trace_document, trace_step
+
+    if (step is None) == (document is None):
+        raise typer.BadParameter("give either --step or --document")
+    if document is not None:
+        found = trace_document(run, document, epochs)
+        print(json.dumps(found, ensure_ascii=False)) if as_json else print_traced_document(found)
+        return
+    assert step is not None
+    found = trace_step(run, step)
+    print(json.dumps(found, ensure_ascii=False)) if as_json else print_traced_step(found, text)
 
 
 @app.command()
@@ -228,6 +328,18 @@ def demo(
     result = run(folder, quick=quick)
     if as_json:
         print(json.dumps(result, default=str))
+
+
+def _count(option: str, text: str) -> int:
+    from raypretrain.config import parse_count
+
+    try:
+        count = parse_count(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option}: {error}") from None
+    if not isinstance(count, int) or count < 1:
+        raise typer.BadParameter(f"{option}: '{text}' is not at least 1")
+    return count
 
 
 def _print(values: dict[str, Any], as_json: bool, line: str) -> None:

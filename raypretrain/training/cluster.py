@@ -6,11 +6,14 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 
-from raypretrain.errors import ClusterError
+from raypretrain.errors import ClusterError, user_error
 from raypretrain.training.recipe import ComputeConfig, PretrainRecipe, batch_error
 
 LEAST_STREAM_CPUS = 0.5
@@ -18,6 +21,8 @@ LEAST_STREAM_CPUS = 0.5
 
 _OBJECT_STORE_BYTES = 512 * 2**20
 _ADDRESS_SECONDS = 5.0
+_MANY_FILES = 512
+_FILES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -172,3 +177,22 @@ def _micro_batch(compute: ComputeConfig, device: str, share: int, length: int) -
     """The largest divisor of a worker's share within the recipe's micro-batch, or by default some thousand tokens."""
     most = compute.micro_batch or max(1, (16384 if device == "cuda" else 4096) // length)
     return max(m for m in range(1, share + 1) if share % m == 0 and m <= most)
+
+
+def footers_in_tasks(address: str | None, cut: Callable[[int], Any], files: list[int]) -> list[Any]:
+    """``cut`` of each of ``files``: with many of them as Ray tasks, over the whole cluster, otherwise in threads."""
+    if len(files) < _MANY_FILES:
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            return list(pool.map(cut, files))
+    connect(address)
+
+    def cut_all(of: Callable[[int], Any], part: list[int]) -> list[Any]:
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            return list(pool.map(of, part))
+
+    task, shared = ray.remote(cut_all), ray.put(cut)
+    parts = [files[i : i + _MANY_FILES] for i in range(0, len(files), _MANY_FILES)]
+    try:
+        return [found for part in ray.get([task.remote(shared, part) for part in parts]) for found in part]
+    except ray.exceptions.RayTaskError as error:
+        raise (user_error(error) or error) from None

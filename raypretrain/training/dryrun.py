@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from raypretrain.models.config import ModelShape
+from raypretrain.tokens.tokenizer import given_tokenizer
 from raypretrain.training.cluster import Sizes, local_resources, size_up
 from raypretrain.training.prepare import list_corpus
 from raypretrain.training.recipe import PretrainRecipe, run_length
@@ -19,11 +20,8 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
         RaypretrainError: whatever a start would refuse as well.
     """
     manifest = list_corpus(recipe)
-    vocabulary = recipe.tokenizer.vocabulary
-    if recipe.tokenizer.path:
-        from raypretrain.tokens.tokenizer import Tokenizer
-
-        vocabulary = Tokenizer.load(recipe.tokenizer.path).vocabulary
+    given = given_tokenizer(recipe.tokenizer)
+    vocabulary = given.vocabulary if given else recipe.tokenizer.vocabulary
     folder = RunFolder(recipe.run.folder)
     if folder.begun():
         from raypretrain.training.recipe import refuse_changes

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raypretrain.corpus.documents import is_held_out, read_documents
-from raypretrain.tokens.packing import concatenate
+from raypretrain.tokens.packing import pack
 from raypretrain.tokens.window import Windows
 
 
@@ -57,14 +57,18 @@ def held_out_sequences(windows: Windows, most: int) -> HeldOut:
     budget = most * length
     order = np.random.default_rng([windows.seed, 2]).permutation(len(manifest))
     for index in order:
-        for document in read_documents(manifest, manifest.fragment(int(index)), windows.corpus):
+        for document in read_documents(manifest, manifest.fragment(int(index)), windows.corpus, bad=[]):
             if is_held_out(document.text, windows.corpus.held_out):
                 texts.append(document.text)
                 budget -= len(tokenizer.encode(document.text)) + 2
         if budget <= 0:
             break
-    rows = concatenate(tokenizer.encode_batch(texts), length, bos=tokenizer.bos, eos=tokenizer.eos)[:most]
-    return HeldOut(rows, int(tokenizer.byte_lengths[rows[:, 1:]].sum()))
+    ids = tokenizer.encode_batch(texts)
+    _, sequences = pack(ids, length, "concatenate", bos=tokenizer.bos, eos=tokenizer.eos, pad=tokenizer.pad)
+    rows = sequences.tokens[:most]
+    bytes_of = [tokenizer.token_bytes(text).astype(np.int32) for text in texts]
+    _, sizes = pack(bytes_of, length, "concatenate", bos=0, eos=0, pad=0)
+    return HeldOut(rows, int(sizes.tokens[:most, 1:].sum()))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raypretrain.tokens.cursor import Cursor, fingerprint_rows, format_fingerprint
+from raypretrain.tokens.stream import StepRows
 from raypretrain.training.engine import Engine
 from raypretrain.training.evaluation import HeldOut, bits_per_byte, held_out_loss, share_of
 from raypretrain.training.objective import causal_targets
@@ -22,12 +23,13 @@ from raypretrain.training.schedule import learning_rate
 
 @dataclass(frozen=True)
 class Place:
-    """This worker's place among the workers, and how it computes."""
+    """This worker's place among the workers, and how it computes; ``bos`` is the token that begins a document."""
 
     rank: int
     world: int
     micro_batch: int
     device: torch.device
+    bos: int
 
 
 class Hooks(Protocol):
@@ -36,8 +38,8 @@ class Hooks(Protocol):
     def gather(self, values: Tensor) -> Tensor:
         """This worker's int64 [n] → every worker's, int64 [world, n]."""
 
-    def log_step(self, row: dict[str, Any]) -> None:
-        """Called by every worker with the metrics of each step."""
+    def log_step(self, row: dict[str, Any], data: StepRows) -> None:
+        """Called by every worker with the metrics of each step, and what it was trained on."""
 
     def log_evaluation(self, row: dict[str, Any]) -> None:
         """Called by every worker with each evaluation."""
@@ -51,7 +53,7 @@ class Hooks(Protocol):
 
 def train(
     engine: Engine,
-    steps: Iterable[tuple[NDArray[np.int32], Cursor]],
+    steps: Iterable[StepRows],
     start: int,
     length: Length,
     training: TrainingConfig,
@@ -62,7 +64,7 @@ def train(
     """Train from the step after ``start`` to the last, or until asked to stop; returns the last step done.
 
     Args:
-        steps: this worker's rows of each step, int32 [global_batch / world, length], and the cursor after it.
+        steps: this worker's rows of each step.
     """
     step, tokens = start, start * length.tokens_per_step
     data = iter(steps)
@@ -70,7 +72,7 @@ def train(
         evaluate(engine, held_out, step, tokens, place, hooks)
     while step < length.steps:
         begun = time.perf_counter()
-        rows, cursor = next(data)
+        rows = next(data)
         data_wait = time.perf_counter() - begun
 
         step += 1
@@ -79,7 +81,8 @@ def train(
         rate = learning_rate(step, length.steps, training.learning_rate, training.schedule)
         gradient_norm = engine.step(rate)
 
-        fingerprint = fingerprint_rows(rows, first=place.rank * len(rows))
+        own = rows.sequences.tokens
+        fingerprint = fingerprint_rows(own, first=place.rank * len(own))
         everyone = exchange(hooks, float(loss), data_wait, fingerprint, hooks.stop_asked())
         seconds = time.perf_counter() - begun
         hooks.log_step(
@@ -93,26 +96,41 @@ def train(
                 "data_wait_seconds": everyone.data_wait,
                 "tokens_per_second": length.tokens_per_step / seconds,
                 "batch_fingerprint": format_fingerprint(everyone.fingerprint),
-            }
+                "cursor": [rows.cursor.window, rows.cursor.part, rows.cursor.index],
+            },
+            rows,
         )
         last = step == length.steps or everyone.stop
         if step % length.evaluate_every == 0 or step == length.steps:
             evaluate(engine, held_out, step, tokens, place, hooks)
         if step % length.checkpoint_every == 0 or last:
-            hooks.save(step, tokens, cursor)
+            hooks.save(step, tokens, rows.cursor)
         if last:
             break
     return step
 
 
-def micro_batches(rows: NDArray[np.int32], place: Place) -> Iterator[tuple[Tensor, Tensor]]:
-    """A step's rows as ``(ids, targets)``, each int64 [micro_batch, length] on the device."""
-    for start in range(0, len(rows), place.micro_batch):
-        yield as_batch(rows[start : start + place.micro_batch], place.device)
+def micro_batches(rows: StepRows, place: Place) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """A step's rows as ``(ids, targets, weight)``: int64 [micro_batch, length] on the device, and their share.
+
+    The loss of a micro-batch is the mean over its targets. Weighted, the mean of these means over all micro-batches of
+    all workers is the mean over all targets of the step, however they are shared out.
+    """
+    sequences = rows.sequences
+    number = place.world * len(sequences) // place.micro_batch  # of all workers
+    for start in range(0, len(sequences), place.micro_batch):
+        part = sequences[start : start + place.micro_batch]
+        predicted = part.predicted(place.bos)
+        targets = int(predicted.sum())
+        if not targets:  # all workers have to take part: it predicts something, and counts nothing
+            predicted[0, 1] = True
+        ids = torch.from_numpy(part.tokens.astype(np.int64)).to(place.device, non_blocking=True)
+        wanted = causal_targets(ids, torch.from_numpy(predicted).to(place.device))
+        yield ids, wanted, targets * number / rows.predicted
 
 
 def as_batch(rows: NDArray[np.int32], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows, int32 [B, length] → ``(ids, targets)``, int64 [B, length]."""
+    """Rows without padding, int32 [B, length] → ``(ids, targets)``, int64 [B, length]."""
     ids = torch.from_numpy(rows.astype(np.int64)).to(device, non_blocking=True)
     return ids, causal_targets(ids)
 

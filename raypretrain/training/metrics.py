@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from raypretrain.corpus.documents import BadRecord
 from raypretrain.storage import write_atomic
 
 
@@ -30,6 +32,25 @@ class StepLog:
     def close(self) -> None:
         """End of the run."""
         self._file.close()
+
+
+class Quarantine:
+    """quarantine.jsonl: every record that was left out because it holds no text, once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        rows = read_log(path)
+        if rows:  # without a last line that was cut off
+            write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._known = {(row["file"], row["position"]) for row in rows}
+
+    def add(self, records: list[BadRecord]) -> None:
+        """Write those that are not there yet: a record comes again in every epoch, and after a restart."""
+        with self._path.open("a", encoding="utf-8") as file:
+            for record in records:
+                if (record.file, record.position) not in self._known:
+                    self._known.add((record.file, record.position))
+                    file.write(json.dumps(asdict(record)) + "\n")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,14 @@ from raypretrain.tokens.cursor import Cursor
 from raypretrain.training import checkpoint
 from raypretrain.training.board import start_board
 from raypretrain.training.checkpoint import Standing
-from raypretrain.training.cluster import Sizes, connect, local_resources, missing_now, size_up
+from raypretrain.training.cluster import (
+    Sizes,
+    connect,
+    footers_in_tasks,
+    local_resources,
+    missing_now,
+    size_up,
+)
 from raypretrain.training.prepare import Prepared, prepare
 from raypretrain.training.recipe import Length, PretrainRecipe, run_length
 from raypretrain.training.release import release
@@ -95,7 +103,7 @@ def _carry_out(
         size_up(
             recipe, local_resources()
         )  # what cannot fit on this machine is refused before anything is made
-    prepared = prepare(recipe, folder, say)
+    prepared = prepare(recipe, folder, say, partial(footers_in_tasks, recipe.compute.address))
     shape = recipe.model.shape(prepared.windows.tokenizer.vocabulary, recipe.sequences.length)
     length = run_length(recipe, shape.parameters)
     check_writable(folder.path, need_bytes=shape.parameters * _CHECKPOINT_BYTES_PER_PARAMETER * 2)
@@ -157,6 +165,7 @@ def _job(
         length=length,
         held_out=prepared.held_out,
         windows=[ray.put(windows)],
+        bos=windows.tokenizer.bos,
         start=start,
         pointers=str(folder.ray / attempt),
         board=board,

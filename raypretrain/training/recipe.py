@@ -161,6 +161,7 @@ def refuse_changes(recipe: PretrainRecipe, saved: PretrainRecipe, folder: Path) 
     """
     now, then = flatten(recipe.model_dump(mode="json")), flatten(saved.model_dump(mode="json"))
     free = (
+        "corpus.on_change",
         "run.folder",
         "compute.address",
         "compute.max_failures",

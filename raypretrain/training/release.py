@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from raypretrain import storage
 from raypretrain.errors import RunError
 from raypretrain.models.huggingface import save_causal_lm
-from raypretrain.storage import check_writable
 from raypretrain.tokens.export import save_huggingface_tokenizer
 from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.training import checkpoint
@@ -19,14 +20,31 @@ from raypretrain.training.runfolder import RunFolder
 WARM_UP_STEPS = 10
 """Steps that are left out of the figures: in the first ones the stream and the caches fill."""
 
+_LAST = "config.json"
 
-def export(folder: RunFolder, to: Path, say: Any = print) -> int:
+
+def export(folder: RunFolder, to: str | Path, say: Any = print) -> int:
     """Write the weights of a run's newest checkpoint that verifies, and its tokenizer, to ``to``; returns its step.
+
+    Args:
+        to: a folder, or the URL of one in a store. There ``config.json`` comes last: without it, nothing loads
+            what was half written.
 
     Raises:
         RunError: there is no such run, or no checkpoint.
         StorageError: ``to`` cannot be written to.
     """
+    url = str(to).rstrip("/")
+    if not storage.is_remote(url):
+        return _export(folder, Path(str(to).removeprefix("file://")), say)
+    storage.list_files(f"{url}/{_LAST}")  # wrong keys and names are told at once
+    with tempfile.TemporaryDirectory(prefix="raypretrain-export-") as temporary:
+        step = _export(folder, Path(temporary), say)
+        storage.upload_folder(temporary, url, last=_LAST)
+    return step
+
+
+def _export(folder: RunFolder, to: Path, say: Any) -> int:
     from raypretrain.training.engine import consolidated_state
 
     recipe = folder.read_recipe()
@@ -37,7 +55,7 @@ def export(folder: RunFolder, to: Path, say: Any = print) -> int:
     tokenizer = Tokenizer.load(folder.tokenizer)
     shape = recipe.model.shape(tokenizer.vocabulary, recipe.sequences.length)
     state = consolidated_state(newest, standing.zero)
-    check_writable(to)
+    storage.check_writable(to)
     to.mkdir(parents=True, exist_ok=True)
     save_causal_lm(state, shape, to, bos=tokenizer.bos, eos=tokenizer.eos, pad=tokenizer.pad)
     save_huggingface_tokenizer(tokenizer, to)

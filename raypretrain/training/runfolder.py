@@ -31,14 +31,22 @@ class RunFolder:
         self.environment = self.path / "environment.json"
         self.corpus = self.path / "corpus"
         self.manifest = self.corpus / "manifest.parquet"
-        self.tokenizer = self.corpus / "tokenizer.model"
         self.held_out = self.corpus / "held_out.parquet"
+        self.mixture = self.corpus / "mixture.json"
+        self.quarantine = self.corpus / "quarantine.jsonl"
         self.metrics = self.path / "metrics.jsonl"
         self.evaluations = self.path / "evaluations.jsonl"
+        self.sequence_losses = self.path / "sequence_losses.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
         self.result = self.path / "result.json"
         self.ray = self.path / "ray"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer's file: ``tokenizer.json`` where there is one, else ``tokenizer.model``."""
+        general = self.corpus / "tokenizer.json"
+        return general if general.is_file() else self.corpus / "tokenizer.model"
 
     def read_recipe(self) -> PretrainRecipe:
         """The recipe as the run was started with.
@@ -72,7 +80,7 @@ class RunFolder:
             return True
         self._refuse_foreign()
         if self.recipe.is_file():  # a start that failed binds nobody: neither its recipe nor its corpus
-            for made in (self.manifest, self.tokenizer, self.held_out):
+            for made in (self.manifest, *self.corpus.glob("tokenizer*"), self.held_out, self.mixture):
                 made.unlink(missing_ok=True)
         for folder in (self.corpus, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +97,8 @@ class RunFolder:
             self.checkpoints.name,
             self.ray.name,
         }
-        made = {path.stem for path in (self.manifest, self.tokenizer, self.held_out)}
+        made = {path.stem for path in (self.manifest, self.tokenizer, self.held_out, self.mixture)}
+        made.add("tokenizer_config")
         foreign = [p.name for p in self.path.iterdir() if p.name not in ours] if self.path.is_dir() else []
         if self.corpus.is_dir():
             foreign += [f"corpus/{p.name}" for p in self.corpus.iterdir() if p.stem not in made]
@@ -140,5 +149,6 @@ class RunFolder:
 
 def fingerprint_of(recipe: PretrainRecipe) -> str:
     """SHA-256 of what a recipe says about the science of the run: all but where and with what it is computed."""
-    values = flatten(recipe.model_dump(mode="json", exclude={"compute": True, "run": {"folder"}}))
+    computing = {"compute": True, "run": {"folder"}, "corpus": {"on_change"}}
+    values = flatten(recipe.model_dump(mode="json", exclude=computing))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

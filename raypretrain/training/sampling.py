@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,10 +33,20 @@ def sample(
             "there is no tokenizer.json", where=str(folder), fix="give a released model's folder"
         )
     tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    bos, eos = (_special(folder, name) for name in ("bos_token_id", "eos_token_id"))
     model = CausalLM(shape)
     model.load_state_dict(state)
     model.eval()
-    ids = tokenizer.encode(prompt).ids
-    eos = tokenizer.token_to_id("</s>")
+    ids = tokenizer.encode(prompt).ids or ([] if bos is None else [bos])
+    if not ids:
+        raise InputError("an empty prompt is nothing to go on from", where="--prompt", fix="give a few words")
     drawn = (generate(model, ids, tokens, temperature, top_p=top_p, seed=seed, eos=eos) for seed in seeds)
     return [tokenizer.decode(new) for new in drawn]
+
+
+def _special(folder: Path, name: str) -> int | None:
+    """An id of the model's config, the first where it names several."""
+    value = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(name)
+    return value[0] if isinstance(value, list) else value

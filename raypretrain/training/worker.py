@@ -22,7 +22,7 @@ from raypretrain.errors import RaypretrainError, RunError, StorageError, user_er
 from raypretrain.models.config import ModelShape
 from raypretrain.models.transformer import CausalLM
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.stream import Dealer, DealtSteps, steps_of_a_deal
+from raypretrain.tokens.stream import Dealer, DealtSteps, StepRows, steps_of_a_deal
 from raypretrain.training import checkpoint
 from raypretrain.training.board import Poster
 from raypretrain.training.checkpoint import Standing
@@ -30,7 +30,7 @@ from raypretrain.training.cluster import Sizes
 from raypretrain.training.engine import Engine, EngineSettings
 from raypretrain.training.evaluation import HeldOut
 from raypretrain.training.loop import Place, train
-from raypretrain.training.metrics import StepLog
+from raypretrain.training.metrics import Quarantine, StepLog
 from raypretrain.training.recipe import Length, PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
 
@@ -47,6 +47,7 @@ class Job:
         sizes, shape, length: what follows from the recipe and the cluster.
         held_out: sequences for evaluation.
         windows: the stream's, in the object store (in a list, so that Ray does not fetch it for every worker).
+        bos: the token that begins a document.
         start: where a run without a checkpoint stands; its fingerprints are those that a checkpoint must have.
         pointers: folder in which Ray is told of checkpoints.
         board: to the driver.
@@ -60,6 +61,7 @@ class Job:
     length: Length
     held_out: HeldOut
     windows: list[Any]
+    bos: int
     start: Standing
     pointers: str
     board: Any
@@ -113,7 +115,7 @@ class Worker:
         names = ("verify", "engine", "restore")
         self.starting = {"workers": self.begun - job.submitted, **dict(zip(names, spans, strict=True))}
         self._open_logs(self.standing.step)
-        place = Place(self.rank, self.world, job.sizes.micro_batch, self.device)
+        place = Place(self.rank, self.world, job.sizes.micro_batch, self.device, job.bos)
         train(self.engine, steps, self.standing.step, length, job.recipe.training, job.held_out, place, self)
 
     # The hooks of the loop.
@@ -124,9 +126,15 @@ class Worker:
         dist.all_gather(everyone, own)
         return torch.stack(everyone).cpu()
 
-    def log_step(self, row: dict[str, Any]) -> None:
+    def log_step(self, row: dict[str, Any], data: StepRows) -> None:
         if self.rank:
             return
+        names = [self.job.recipe.corpus.source_name(i) for i in range(len(data.sources))]
+        row = {**row, "sources": dict(zip(names, data.sources, strict=True)), "quarantined": len(data.bad)}
+        if data.storage.get("requests"):
+            row["storage"] = data.storage
+        if data.bad:
+            self.quarantine.add(data.bad)
         self.metrics.append(row)
         first = row["step"] == self.standing.step + 1
         if first:
@@ -159,11 +167,16 @@ class Worker:
                 )
                 checkpoint.commit(folder, standing, files)
                 checkpoint.prune(self.folder.checkpoints, self.job.recipe.training.checkpoint.keep)
-        except OSError as error:
+            self._tell_ray(step, folder)
+        except (OSError, RuntimeError) as error:
+            reason = _write_error(error)
+            if reason is None:
+                raise
             raise StorageError(
-                f"the checkpoint cannot be written ({error.strerror})", where=str(folder)
+                f"the checkpoint cannot be written ({reason})",
+                where=str(folder),
+                fix="make room there and start again: the run goes on from the last whole checkpoint",
             ) from None
-        self._tell_ray(step, folder)
         self._phase("training")
 
     def stop_asked(self) -> bool:
@@ -200,7 +213,7 @@ class Worker:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
             actor = ray.remote(Dealer).options(num_cpus=0, scheduling_strategy=here)
             batch = job.recipe.training.global_batch
-            dealer = actor.remote(job.windows, cursor, batch, self.world, limits)
+            dealer = actor.remote(job.windows, cursor, batch, self.world, job.bos, limits)
         dealer = broadcast_from_rank_zero(dealer)
         deal = steps_of_a_deal(job.recipe.training.global_batch, job.recipe.sequences.length)
         return DealtSteps(dealer, self.rank, steps, deal)
@@ -209,6 +222,7 @@ class Worker:
         if self.rank == 0:
             self.metrics = StepLog(self.folder.metrics, after)
             self.evaluations = StepLog(self.folder.evaluations, after)
+            self.quarantine = Quarantine(self.folder.quarantine)
 
     def _tell_ray(self, step: int, folder: Path) -> None:
         """Ray's own record of checkpoints gets a pointer; our folder is the truth."""

@@ -65,7 +65,7 @@ def stage(rank: int, folder: Path, precision: str, zero: int) -> dict[str, Any]:
         found = []
         for step in range(first, first + number):
             micro_batches = ((ids, causal_targets(ids)) for ids in batch(step)[:, rank])
-            loss = engine.accumulate(micro_batches)
+            loss = engine.accumulate((ids, targets, 1.0) for ids, targets in micro_batches)
             dist.all_reduce(loss)
             found.append((loss.item() / WORKERS, engine.step(rate(step))))
         return found

@@ -10,9 +10,10 @@ import pytest
 import torch
 from real_text import reviews
 from runs import write_recipe
+from s3_server import S3Server, use_keys
 from safetensors.torch import load_file
 
-from raypretrain import cli
+from raypretrain import cli, storage
 from raypretrain.config import load_recipe
 from raypretrain.models.transformer import CausalLM
 from raypretrain.tokens.cursor import Cursor
@@ -81,6 +82,43 @@ def test_the_newest_checkpoint_that_holds_is_exported_and_the_damaged_one_report
     text = "This film was surprisingly good."
     assert AutoTokenizer.from_pretrained(to)(text, add_special_tokens=False).input_ids == ids[0].tolist()
     assert load_file(to / "model.safetensors")["model.embed_tokens.weight"].dtype == torch.float32
+
+
+def test_a_model_exported_to_a_bucket_loads_after_it_was_fetched(
+    run: RunFolder,
+    tmp_path: Path,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    use_keys(monkeypatch, s3)
+    model, to = save(run, 10), f"s3://{s3.bucket}/models/first"
+    status, out, _ = export(monkeypatch, capsys, run.path, "--to", to, "--json")
+    assert (status, json.loads(out)) == (0, {"model": to, "step": 10})
+    fetched = tmp_path / "fetched"
+    for info in storage.list_files(to):
+        with storage.open_read(info.url) as file:
+            storage.write_atomic(fetched / info.url.rpartition("/")[2], file.read())
+    ids = torch.tensor([Tokenizer.load(run.tokenizer).encode("This film was surprisingly good.")])
+    loaded = AutoModelForCausalLM.from_pretrained(fetched, dtype=torch.float32).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, model(ids), rtol=0, atol=1e-4)
+    assert AutoTokenizer.from_pretrained(fetched)("good.", add_special_tokens=False).input_ids
+
+
+def test_an_export_to_a_bucket_that_refuses_says_so_in_one_line(
+    run: RunFolder, s3: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_keys(monkeypatch, s3)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    save(run, 10)
+    status, out, error = export(monkeypatch, capsys, run.path, "--to", f"s3://{s3.bucket}/models/second")
+    assert (status, out) == (2, "")
+    assert error.startswith(f"raypretrain: s3://{s3.bucket}/models/second/")
+    assert "the secret key is wrong; check AWS_ACCESS_KEY_ID" in error
+    assert error.count("\n") == 1
 
 
 def test_a_run_without_a_checkpoint_says_so(
