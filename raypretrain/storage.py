@@ -1,29 +1,34 @@
-"""One small seam over file systems: local paths and ``s3://`` URLs, atomic writes, hashes, retries.
+"""One small seam over file systems: local paths, and the URLs of object stores (``s3://``, ``gs://``, ``az://``).
 
-Reading understands both; writing is local (a run's folder is a local or a mounted path). Whatever goes
-wrong with a bucket (credentials, access, name, network) ends as one :class:`StorageError` after seconds,
-not minutes.
+Both are listed, read and written here. The folder of a run is a local or a mounted path all the same. Whatever
+goes wrong with a store (credentials, access, name, network) ends as one :class:`StorageError`, without secrets.
 """
 
 from __future__ import annotations
 
-import errno
-import glob
-import hashlib
 import io
-import os
-import secrets
-import shutil
-import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from raypretrain import buckets
-from raypretrain.buckets import Options
-from raypretrain.errors import StorageError
+from raypretrain import local
+from raypretrain.buckets import ahead
+from raypretrain.buckets.listing import list_remote
+from raypretrain.buckets.reading import Remote, RemoteFile
+from raypretrain.buckets.refusals import Options
+from raypretrain.buckets.retries import Counts, counters, take_counts
+from raypretrain.local import check_writable, sha256_file, write_atomic
 
-_READ_AHEAD = 4 << 20
+__all__ = [
+    "Counts", "FileInfo", "Options", "check_writable", "counters", "exists", "is_remote", "list_files", "open_read",
+    "read_ahead", "read_range", "sha256_file", "take_counts", "upload_folder", "write", "write_atomic",
+]  # fmt: skip
+
+T = TypeVar("T")
+
+_BUFFER = 1 << 16
+_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class FileInfo:
 
 
 def is_remote(url: str) -> bool:
-    """Whether ``url`` names an object in a bucket and not a local file."""
+    """Whether ``url`` names an object in a store and not a local file."""
     return "://" in url and not url.startswith("file://")
 
 
@@ -49,162 +54,118 @@ def list_files(pattern: str, options: Options | None = None) -> list[FileInfo]:
     Raises:
         StorageError: the bucket or the folder cannot be listed.
     """
-    if is_remote(pattern):
-        found = [FileInfo(*entry) for entry in buckets.list_remote(pattern, options)]
-    else:
-        found = _list_local(_local(pattern))
-    return sorted(found, key=lambda info: info.url)
+    found = list_remote(pattern, options) if is_remote(pattern) else local.list_local(_path(pattern))
+    return sorted((FileInfo(*entry) for entry in found), key=lambda info: info.url)
 
 
-def open_read(url: str, options: Options | None = None, size: int | None = None) -> BinaryIO:
-    """``url`` opened for reading bytes, seekable. A known ``size`` saves asking the bucket for it."""
+def exists(url: str, options: Options | None = None) -> bool:
+    """Whether there is a file (not a folder) at ``url``.
+
+    Raises:
+        StorageError: it cannot be known.
+    """
     if not is_remote(url):
-        try:
-            return open(_local(url), "rb")
-        except OSError as error:
-            raise _local_error(url, error) from None
+        return Path(_path(url)).is_file()
+    return Remote(url, options).call(lambda store, path: store.exists(path))
+
+
+def open_read(
+    url: str, options: Options | None = None, size: int | None = None, tag: str | None = None
+) -> BinaryIO:
+    """``url`` opened for reading bytes, seekable. What is read from a store in one go is fetched ahead of need.
+
+    Args:
+        size: its bytes; where they are not known, the store is asked.
+        tag: the tag that it was listed with; a file that has changed since is refused, now or when it is read.
+
+    Raises:
+        StorageError: it cannot be read, or is not the one that was listed.
+    """
+    if not is_remote(url):
+        return local.open_local(_path(url), size, tag)
+    remote = Remote(url, options)
     if size is None:
-        size = buckets.size_of(url, options)
-    return io.BufferedReader(buckets.RemoteFile(url, options, size), _READ_AHEAD)
+        size = remote.call(lambda store, path: store.info(path))[1]
+    return io.BufferedReader(RemoteFile(remote, size, tag), _BUFFER)
 
 
-def read_range(url: str, start: int, stop: int, options: Options | None = None) -> bytes:
+def read_range(
+    url: str, start: int, stop: int, options: Options | None = None, tag: str | None = None
+) -> bytes:
     """The bytes ``[start, stop)`` of ``url``, fewer where the local file ends before.
 
     Raises:
-        StorageError: it cannot be read, or the object is shorter than ``stop``.
+        StorageError: it cannot be read, is not the one that was listed with ``tag``, or the object is shorter
+            than ``stop``.
     """
     if stop <= start:
         return b""
-    if not is_remote(url):
-        with open_read(url) as file:
-            file.seek(start)
-            return file.read(stop - start)
-    return buckets.read_remote(url, start, stop, options)
+    if is_remote(url):
+        return Remote(url, options).call(lambda store, path: store.read(path, start, stop, tag))
+    with local.open_local(_path(url), None, tag) as file:
+        file.seek(start)
+        return file.read(stop - start)
 
 
-def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write the file at ``path`` whole or not at all: a temporary file beside it, synced, then renamed."""
-    path = Path(path)
-    content = data.encode("utf-8") if isinstance(data, str) else data
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _local_error(str(path), error) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+def read_ahead(iterables: Iterable[Iterable[T]], depth: int = _AHEAD) -> Iterator[Iterator[T]]:
+    """Each of ``iterables`` as an iterator, in order; the ``depth`` after it have been begun in threads.
+
+    For what reads from a store when its first item is asked for, so that it does not wait for each in turn.
+    """
+    return ahead.read_ahead(iterables, depth)
 
 
-def sha256_file(path: str | Path) -> str:
-    """The SHA-256 of a local file, in hex."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _local_error(str(path), error) from None
-
-
-def check_writable(folder: str | Path, need_bytes: int = 0) -> None:
-    """See that ``folder`` (or, where it does not exist yet, the folder above) takes files and has the space.
-
-    Leaves nothing behind and creates no folder.
+def write(url: str, data: bytes, options: Options | None = None) -> None:
+    """Write a small file whole or not at all, here or in a store.
 
     Raises:
-        StorageError: no permission, not a folder, or less than ``need_bytes`` free.
+        StorageError: it cannot be written.
     """
-    folder = Path(folder).absolute()
-    existing = next(p for p in (folder, *folder.parents) if p.exists())
-    if not existing.is_dir():
-        raise StorageError("is a file, not a folder", where=str(existing), fix="give another folder")
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-        free = shutil.disk_usage(existing).free
-    except OSError as error:
-        raise _local_error(str(folder), error) from None
-    if free < need_bytes:
-        raise StorageError(
-            f"not enough space: {_size(free)} free, {_size(need_bytes)} needed",
-            where=str(folder),
-            fix="free some, or give another folder",
-        )
-
-
-# ---------------------------------------------------------------------------------------------- local files
-
-
-def _local(path: str) -> str:
-    return path.removeprefix("file://")
-
-
-def _list_local(pattern: str) -> list[FileInfo]:
-    if os.path.isfile(pattern):
-        return [_local_info(pattern)]
-    if os.path.isdir(pattern):
-        return [_local_info(path) for path in _walk(pattern)]
-    if not buckets.MAGIC.search(pattern):
-        return []
-    hits = glob.glob(pattern, recursive=True)
-    return [_local_info(hit) for hit in hits if os.path.isfile(hit)]
-
-
-def _walk(folder: str) -> list[str]:
-    def fail(error: OSError) -> None:
-        raise _local_error(str(error.filename or folder), error) from None
-
-    paths: list[str] = []
-    seen: set[str] = set()
-    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:  # a link that leads back up
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith((".", "_"))]
-        paths += [os.path.join(root, name) for name in names if not name.startswith((".", "_"))]
-    return paths
-
-
-def _local_info(path: str) -> FileInfo:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise _local_error(path, error) from None
-    return FileInfo(path, status.st_size, str(status.st_mtime_ns))
-
-
-def _local_error(where: str, error: OSError) -> StorageError:
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return StorageError("no permission", where=where, fix="change its permissions, or give another path")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError("no space left", where=where, fix="free some, or give another folder")
-    return StorageError(error.strerror or str(error), where=where)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power cut; a file system without it is left alone."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
+    if not is_remote(url):
+        write_atomic(_path(url), data)
         return
-    try:
-        os.fsync(handle)
-    except OSError:
+    Remote(url, options).call(lambda store, path: store.write(path, data))
+
+
+def upload_folder(
+    folder: str | Path, url: str, options: Options | None = None, last: str | None = None
+) -> list[str]:
+    """Copy all files of a local folder, and of those within, to below ``url``; returns what they are called there.
+
+    Large files go up in parts; those of one that fails are thrown away.
+
+    Args:
+        last: the file, by its path in the folder, without which the rest is worth nothing. One that is there
+            already is removed first, and the new one comes last, so that half a copy is as good as none.
+
+    Raises:
+        StorageError: something cannot be read or written.
+    """
+    folder, url = Path(folder), url.rstrip("/")
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    if last is not None:
+        names.remove(last)
+        names.append(last)
+        _remove(f"{url}/{last}", options)
+    for name in names:
+        _upload(str(folder / name), f"{url}/{name}", options)
+    return [f"{url}/{name}" for name in names]
+
+
+def _upload(file: str, url: str, options: Options | None) -> None:
+    if not is_remote(url):
+        local.copy_atomic(file, _path(url))
         return
-    finally:
-        os.close(handle)
+    Remote(url, options).call(lambda store, path: store.upload(path, file))
 
 
-def _size(count: int) -> str:
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count = count / 1000  # type: ignore[assignment]
-    return f"{count:.3g} TB"
+def _remove(url: str, options: Options | None) -> None:
+    """Take the file away, if it is there."""
+    if not is_remote(url):
+        local.remove(_path(url))
+    elif exists(url, options):
+        Remote(url, options).call(lambda store, path: store.remove(path))
+
+
+def _path(url: str) -> str:
+    return url.removeprefix("file://")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import botocore.session
+import pytest
 from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -58,6 +59,15 @@ class S3Server:
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
+
+
+def use_keys(monkeypatch: pytest.MonkeyPatch, server: S3Server) -> None:
+    """The environment of a user whose keys are right; no file of this machine's user counts."""
+    for name, value in {**server.environment, "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/nonexistent")
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
 
 
 @contextlib.contextmanager

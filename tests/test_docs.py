@@ -23,7 +23,13 @@ from raypretrain.training.recipe import PretrainRecipe
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECIPES = {"Pretraining": PretrainRecipe, "Fine-tuning": FinetuneRecipe}
-SCHEMAS = {"pretrain": PretrainRecipe, "finetune": FinetuneRecipe, "search": FinetuneRecipe}
+SCHEMAS = {
+    "pretrain": PretrainRecipe,
+    "inspect": PretrainRecipe,
+    "tokenize": PretrainRecipe,
+    "finetune": FinetuneRecipe,
+    "search": FinetuneRecipe,
+}
 
 
 def section(title: str) -> str:

@@ -22,6 +22,7 @@ ORDER = [
     "tokens",
     "corpus",
     "storage",
+    "local",
     "buckets",
     "config",
     "errors",

@@ -51,6 +51,38 @@ def test_ranges_stop_at_the_end_of_the_file(tmp_path):
     assert storage.read_range(str(tmp_path / "a"), 5, 5) == b""
 
 
+def test_a_file_that_was_written_again_is_refused(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"first")
+    info = storage.list_files(str(path))[0]
+    assert storage.read_range(info.url, 0, 5, tag=info.tag) == b"first"
+    with storage.open_read(info.url, size=info.size, tag=info.tag) as file:
+        assert file.read() == b"first"
+    path.write_bytes(b"longer")
+    os.utime(path, ns=(int(info.tag), int(info.tag)))
+    with pytest.raises(
+        StorageError, match=r"a\.txt: has changed since the corpus was listed; start a new run"
+    ):
+        storage.open_read(info.url, size=info.size, tag=info.tag)
+    os.utime(path, ns=(int(info.tag), int(info.tag) + 1))
+    for read in (
+        lambda: storage.read_range(info.url, 0, 5, tag=info.tag),
+        lambda: storage.open_read(info.url, tag=info.tag),
+    ):
+        with pytest.raises(StorageError, match="has changed"):
+            read()
+
+
+def test_a_local_file_is_copied_and_asked_for_as_an_object_is(tmp_path):
+    storage.write(f"file://{tmp_path}/from/a.txt", b"a")
+    storage.write(str(tmp_path / "from" / "b" / "c.txt"), b"c")
+    assert storage.exists(f"file://{tmp_path}/from/a.txt")
+    assert not storage.exists(str(tmp_path / "from"))
+    names = storage.upload_folder(tmp_path / "from", str(tmp_path / "to"), last="a.txt")
+    assert names == [f"{tmp_path}/to/b/c.txt", f"{tmp_path}/to/a.txt"]
+    assert (tmp_path / "to" / "b" / "c.txt").read_bytes() == b"c"
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     for action in (storage.open_read, storage.sha256_file):
         with pytest.raises(StorageError, match="nothing: No such file"):

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from raypretrain.models.config import ModelShape
+from raypretrain.models.linear import Linear
 
 LONGEST_BLOCKWISE = 1024
 """Beyond this length the probabilities kept for the backward pass cost more memory than they save time."""
@@ -31,7 +32,9 @@ class Rotary:
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def tables(self, start: int, stop: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin of the positions start..stop-1, each [stop - start, 1, head_width / 2], as ``like``."""
+        """cos and sin of the positions start..stop-1 as :func:`rotate` takes them, each
+        [stop - start, 1, head_width], as ``like``.
+        """
         key = (like.device, like.dtype)
         if key not in self._tables or len(self._tables[key][0]) < stop:
             self._tables[key] = self._compute(max(stop, 128), like)
@@ -42,13 +45,16 @@ class Rotary:
         steps = torch.arange(0, self.head_width, 2, device=like.device).float() / self.head_width
         positions = torch.arange(length, device=like.device).float()
         angles = torch.outer(positions, 1.0 / self.theta**steps)[:, None, :]
-        return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+        cos, sin = angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (i, i + head_width/2) of ``x`` [B, L, H, head_width] by their positions' angles."""
-    left, right = x.chunk(2, dim=-1)
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+    """Turn the pairs (i, i + head_width/2) of ``x`` [B, L, H, head_width] by their positions' angles.
+
+    ``cos`` and ``sin`` hold every angle twice; the first half of ``sin`` is negative.
+    """
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 class Cache:
@@ -79,10 +85,10 @@ class Attention(nn.Module):
         self.layer = layer
         self.head_width = shape.head_width
         queries, keys = shape.heads * shape.head_width, shape.key_value_heads * shape.head_width
-        self.query = nn.Linear(shape.width, queries, bias=False)
-        self.key = nn.Linear(shape.width, keys, bias=False)
-        self.value = nn.Linear(shape.width, keys, bias=False)
-        self.output = nn.Linear(queries, shape.width, bias=False)
+        self.query = Linear(shape.width, queries)
+        self.key = Linear(shape.width, keys)
+        self.value = Linear(shape.width, keys)
+        self.output = Linear(queries, shape.width)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None) -> Tensor:
         query, key, value = (

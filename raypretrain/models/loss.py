@@ -2,12 +2,13 @@
 
 With a vocabulary of 16 thousand and more, the logits are the largest tensor of a step by far, and getting,
 writing and reading that memory costs more than the arithmetic on it. Here the gradients are computed in the
-forward pass, chunk by chunk in the same two buffers; the backward pass only scales them. The idea is that of
+forward pass, chunk by chunk in memory that is used again; the backward pass only scales them. The idea is that of
 Liger Kernel (arXiv:2410.10989) and "Cut Your Losses in Large-Vocabulary Language Models" (arXiv:2411.09009).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,36 +16,51 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from raypretrain.models.linear import product
+
 IGNORED = -100
 """The target of a position that does not count."""
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int | None = None) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int | None = None, each: Tensor | None = None
+) -> Tensor:
     """The mean of ``cross_entropy(hidden @ weight.T, targets)`` over the targets that are not ``IGNORED``.
+
+    Rows whose target does not count cost nothing.
 
     Args:
         hidden: [N, D].
         weight: [V, D], of the same dtype.
         targets: [N] int64, each in 0..V-1 or ``IGNORED``.
         chunk: rows whose logits exist at one time; None chooses by the vocabulary and the device.
+        each: fp32 [N], takes the loss of every row whose target counts.
 
     Returns:
         A scalar, in fp32 (fp64 for fp64 inputs); NaN if no target counts, as torch's own. It can be
         differentiated once, not twice.
     """
-    chunk = chunk or _chunk_rows(weight)
+    chunks = _counting_rows(targets).split(chunk or _chunk_rows(weight))
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        return _LinearCrossEntropy.apply(hidden, weight, targets, chunk)
-    total = torch.zeros((), dtype=_accurate(hidden.dtype), device=hidden.device)
-    for part, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-        logits = F.linear(part, weight).to(total.dtype)
-        total += F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="sum")
-    return total / (targets != IGNORED).sum()
+        return _LinearCrossEntropy.apply(hidden, weight, targets, chunks, each)
+    losses = torch.cat([_losses(hidden[rows], weight, targets[rows]) for rows in chunks])
+    _write_each(each, losses, chunks)
+    return losses.mean()
+
+
+def _write_each(each: Tensor | None, losses: Tensor, chunks: tuple[Tensor, ...]) -> None:
+    if each is not None:
+        each[torch.cat(chunks)] = losses.to(each.dtype)
+
+
+def _counting_rows(targets: Tensor) -> Tensor:
+    return (targets != IGNORED).nonzero()[:, 0]
 
 
 def _chunk_rows(weight: Tensor) -> int:
     """So many that a chunk's logits stay near a CPU's caches, or fill a GPU."""
-    logits = 2**23 if weight.device.type == "cpu" else 2**27
+    # Pieces of 32 MiB and more, glibc's malloc takes from the system anew each time: 2^23 logits in fp32.
+    logits = 2**23 - 2**19 if weight.device.type == "cpu" else 2**27
     return max(1, logits // weight.shape[0])
 
 
@@ -57,60 +73,60 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Saves the gradients of the *summed* loss: dividing by the count last spares bf16 a rounding."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
-        chunk = min(chunk, len(hidden))
-        buffers = (hidden.new_empty(chunk, len(weight)), hidden.new_empty(chunk, len(weight)))
-        hidden_grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        chunks: tuple[Tensor, ...],
+        each: Tensor | None,
+    ) -> Tensor:
+        losses = []
+        hidden_grad = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         weight_grad = None
-        if ctx.needs_input_grad[1]:
-            weight_grad = torch.zeros_like(weight, dtype=_accurate(weight.dtype))
-        total = torch.zeros((), dtype=_accurate(hidden.dtype), device=hidden.device)
-        for start in range(0, len(hidden), chunk):
-            rows = slice(start, start + chunk)
-            counts = (targets[rows] != IGNORED)[:, None]
-            index = targets[rows, None].where(counts, 0)
-            losses, slope = _losses_and_slope(hidden[rows], weight, index, buffers)
-            total += (losses * counts).sum()
+        for rows in chunks:
+            part = hidden[rows]
+            loss, slope = _losses_and_slope(part, weight, targets[rows])
+            losses.append(loss)
             if hidden_grad is not None:
-                torch.mul(slope @ weight, counts, out=hidden_grad[rows])
-            if weight_grad is not None:
-                _add_product(weight_grad, slope.T, hidden[rows] * counts)
-        count = (targets != IGNORED).sum()
-        ctx.save_for_backward(
-            hidden_grad, None if weight_grad is None else weight_grad.to(weight.dtype), count
-        )
-        return total / count
+                hidden_grad[rows] = product(slope, weight)
+            if ctx.needs_input_grad[1]:
+                weight_grad = _add_product(weight_grad, slope.T, part)
+        ctx.save_for_backward(hidden_grad, None if weight_grad is None else weight_grad.to(weight.dtype))
+        ctx.count = sum(map(len, chunks))
+        _write_each(each, torch.cat(losses), chunks)
+        return torch.cat(losses).mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        *gradients, count = ctx.saved_tensors
-        scale = upstream / count
-        return (*(None if gradient is None else gradient * scale for gradient in gradients), None, None)
+        scale = upstream / ctx.count
+        return *(None if g is None else g * scale for g in ctx.saved_tensors), None, None, None
 
 
-def _losses_and_slope(
-    hidden: Tensor, weight: Tensor, index: Tensor, buffers: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """The loss [n, 1] of every row of ``hidden`` [n, D], and its gradient for the logits [n, V].
+def _losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """The loss of every row of ``hidden`` [n, D], in the accurate dtype."""
+    logits = product(hidden, weight.T).to(_accurate(hidden.dtype))
+    return F.cross_entropy(logits, targets, reduction="none")
 
-    The gradient lies in one of the buffers [≥ n, V]; the targets are ``index`` [n, 1].
-    """
-    accurate = _accurate(hidden.dtype)
-    logits = torch.mm(hidden, weight.T, out=buffers[0][: len(hidden)])
-    probabilities = torch.softmax(logits, dim=-1, out=buffers[1][: len(hidden)])
-    # log(sum(exp(logits))) by way of the likeliest token, whose probability cannot underflow.
-    likeliest = probabilities.amax(-1, keepdim=True).to(accurate).log()
-    normalizer = logits.amax(-1, keepdim=True).to(accurate) - likeliest
-    losses = normalizer - logits.gather(1, index).to(accurate)
+
+def _losses_and_slope(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of every row of ``hidden`` [n, D], and its gradient for the logits [n, V]."""
+    slope = torch.softmax(product(hidden, weight.T), dim=-1)
     # Not scatter_ or scatter_add_, which copy the whole tensor for bf16 on a CPU.
-    probabilities[torch.arange(len(index), device=index.device), index[:, 0]] -= 1
-    return losses, probabilities
+    places = torch.arange(len(targets), device=targets.device), targets
+    likelihoods = slope[places]
+    slope[places] = likelihoods - 1
+    losses = -likelihoods.to(_accurate(hidden.dtype)).log()
+    # A probability that is too small for its dtype leaves no loss; the logits do.
+    lost = (losses > -math.log(torch.finfo(hidden.dtype).tiny) - 1).nonzero()[:, 0]
+    if len(lost):
+        losses[lost] = _losses(hidden[lost], weight, targets[lost])
+    return losses, slope
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """``total += left @ right``; in fp32 for factors in bf16, so that no chunk's rounding adds up."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:
-        total.add_(left @ right)
+def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """``total + left @ right``; in fp32 for factors in bf16, so that no chunk's rounding adds up."""
+    if total is None:
+        return product(left, right).to(_accurate(left.dtype))
+    return total.add_(product(left, right))

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from raypretrain.models.attention import Attention, Cache, Rotary
 from raypretrain.models.config import ModelShape
+from raypretrain.models.linear import Linear, linear
 from raypretrain.models.loss import linear_cross_entropy
 
 
@@ -35,9 +36,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
-        self.gate = nn.Linear(shape.width, shape.feed_forward, bias=False)
-        self.up = nn.Linear(shape.width, shape.feed_forward, bias=False)
-        self.down = nn.Linear(shape.feed_forward, shape.width, bias=False)
+        self.gate = Linear(shape.width, shape.feed_forward)
+        self.up = Linear(shape.width, shape.feed_forward)
+        self.down = Linear(shape.feed_forward, shape.width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
@@ -113,20 +114,21 @@ class CausalLM(Decoder):
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__(shape)
-        self.head = None if shape.tied else nn.Linear(shape.width, shape.vocabulary, bias=False)
+        self.head = None if shape.tied else Linear(shape.width, shape.vocabulary)
 
     @overload
     def forward(self, ids: Tensor) -> Tensor: ...
 
     @overload
-    def forward(self, ids: Tensor, targets: Tensor) -> Tensor: ...
+    def forward(self, ids: Tensor, targets: Tensor, each: Tensor | None = None) -> Tensor: ...
 
-    def forward(self, ids: Tensor, targets: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Tensor, targets: Tensor | None = None, each: Tensor | None = None) -> Tensor:
         """Logits, or with targets the loss.
 
         Args:
             ids: [B, L] int64.
             targets: [B, L] int64, the token after each of ``ids`` (already shifted); -100 does not count.
+            each: [B, L] fp32, contiguous; takes the loss of every target that counts.
 
         Returns:
             The logits [B, L, vocabulary], or with targets the mean cross-entropy in nats, an fp32 scalar.
@@ -135,10 +137,11 @@ class CausalLM(Decoder):
         # Through the module's attribute: ZeRO 3 gathers the partitioned weight on that access.
         weight = self.embedding.weight if self.head is None else self.head.weight
         if targets is None:
-            return F.linear(x, weight)
-        return linear_cross_entropy(x.flatten(0, 1), weight, targets.flatten())
+            return linear(x, weight)
+        losses = None if each is None else each.view(-1)
+        return linear_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), each=losses)
 
     def next_logits(self, ids: Tensor, cache: Cache) -> Tensor:
         """Logits [B, vocabulary] of the token after the last of ``ids`` [B, L], which extend ``cache``."""
         last = self.norm(self.hidden(ids, cache)[:, -1])
-        return F.linear(last, self.embedding.weight if self.head is None else self.head.weight)
+        return linear(last, self.embedding.weight if self.head is None else self.head.weight)

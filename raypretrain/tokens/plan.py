@@ -72,7 +72,9 @@ class Plan:
             )
         shares = _byte_shares(weights, self._totals, densities or [1.0] * len(weights))
         repeats = epochs or [None] * len(weights)
-        self._most = [None if e is None else max(1, round(e * t)) for e, t in zip(repeats, self._totals, strict=True)]
+        self._most = [
+            None if e is None else max(1, round(e * t)) for e, t in zip(repeats, self._totals, strict=True)
+        ]
         one_epoch = [total / share for total, share in zip(self._totals, shares, strict=True)]
         # Not larger than one epoch of any source, if it can be: it would hold documents twice.
         self._window = min(window_bytes, int(max(one_epoch)), max(int(min(one_epoch)), _LEAST_WINDOW))

@@ -22,6 +22,7 @@ from raypretrain.tokens.tokenizer import Tokenizer
 # Keep the draws of this file apart from each other and from those of the plan.
 _SHUFFLE, _ROWS = 1, 3
 _LARGEST_PART = 2  # windows
+_AHEAD = 4  # fragments
 
 
 class SequencesConfig(Config):
@@ -125,15 +126,33 @@ class Windows:
         documents: list[Document] = []
         bad: list[BadRecord] = []
         size = told = 0
-        for index in self.plan.window(w):
-            for document in read_documents(self.manifest, self.manifest.fragment(index), self.corpus, bad):
+        for fragment, left_out in self._fragments(w):
+            for document in fragment:
+                if left_out:
+                    bad += _taken(left_out)
                 if size >= _LARGEST_PART * self.sequences.window:
                     yield documents, bad[told:]
                     documents, size, told = [], 0, len(bad)
                 if not is_held_out(document.text, self.corpus.held_out):
                     documents.append(document)
                     size += len(document.text)
+            bad += _taken(left_out)
         yield documents, bad[told:]
+
+    def _fragments(self, w: int) -> Iterator[tuple[Iterator[Document], list[BadRecord]]]:
+        """The documents of each fragment of window ``w``, and where those that are left out are put.
+
+        While one is read the next ones are asked for, or a task would wait for the storage once for each. Not where
+        they are larger than they should be: they would be in memory at once.
+        """
+        fragments = [self.manifest.fragment(index) for index in self.plan.window(w)]
+        left_out: list[list[BadRecord]] = [[] for _ in fragments]
+        small = sum(fragment.bytes for fragment in fragments) <= _LARGEST_PART * self.sequences.window
+        documents = (
+            read_documents(self.manifest, fragment, self.corpus, bad)
+            for fragment, bad in zip(fragments, left_out, strict=True)
+        )
+        return zip(storage.read_ahead(documents, _AHEAD if small else 0), left_out, strict=True)
 
     def _pack(self, documents: list[Document], bad: list[BadRecord], w: int, part: int) -> Packed:
         if self.sequences.shuffle:
@@ -159,3 +178,10 @@ class Windows:
 
     def _draw(self, what: int, w: int, part: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, what, w, part])
+
+
+def _taken(records: list[BadRecord]) -> list[BadRecord]:
+    """What is in the list; it is empty then."""
+    found = records[:]
+    records.clear()
+    return found

@@ -86,18 +86,22 @@ class Engine:
             model=model, optimizer=optimizer, config=_deepspeed_config(settings), dist_init_required=False
         )
 
-    def accumulate(self, micro_batches: Iterable[tuple[Tensor, Tensor, float]]) -> Tensor:
+    def accumulate(
+        self, micro_batches: Iterable[tuple[Tensor, Tensor, float]], each: Tensor | None = None
+    ) -> Tensor:
         """Forward and backward of one step's micro-batches; returns their mean loss (an fp64 scalar on the device).
 
         Args:
             micro_batches: ``(ids, targets, weight)``, ids and targets int64 [micro_batch, length], ``accumulation``
                 of them; the weights have the mean 1 over all workers, and are 1 where all have as many targets.
+            each: fp32 [accumulation · micro_batch, length] on the device; takes the loss of every target.
         """
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         engine = self._engine
         for i, (ids, targets, weight) in enumerate(micro_batches):
             engine.set_gradient_accumulation_boundary(i == self._settings.accumulation - 1)
-            loss = engine(ids, targets)
+            own = {} if each is None else {"each": each[i * len(ids) : (i + 1) * len(ids)]}
+            loss = engine(ids, targets, **own)
             loss = loss if weight == 1 else loss * weight
             engine.backward(loss)
             total += loss.detach()

@@ -41,6 +41,9 @@ class Hooks(Protocol):
     def log_step(self, row: dict[str, Any], data: StepRows) -> None:
         """Called by every worker with the metrics of each step, and what it was trained on."""
 
+    def log_sequences(self, step: int, losses: list[float]) -> None:
+        """Called by every worker with the loss of each sequence of a step's batch, if the recipe asks for it."""
+
     def log_evaluation(self, row: dict[str, Any]) -> None:
         """Called by every worker with each evaluation."""
 
@@ -77,7 +80,12 @@ def train(
 
         step += 1
         tokens += length.tokens_per_step
-        loss = engine.accumulate(micro_batches(rows, place))
+        each = (
+            torch.zeros(rows.sequences.tokens.shape, device=place.device)
+            if training.sequence_losses
+            else None
+        )
+        loss = engine.accumulate(micro_batches(rows, place), each)
         rate = learning_rate(step, length.steps, training.learning_rate, training.schedule)
         gradient_norm = engine.step(rate)
 
@@ -100,6 +108,8 @@ def train(
             },
             rows,
         )
+        if each is not None:
+            hooks.log_sequences(step, sequence_losses(each, rows, place, hooks))
         last = step == length.steps or everyone.stop
         if step % length.evaluate_every == 0 or step == length.steps:
             evaluate(engine, held_out, step, tokens, place, hooks)
@@ -127,6 +137,14 @@ def micro_batches(rows: StepRows, place: Place) -> Iterator[tuple[Tensor, Tensor
         ids = torch.from_numpy(part.tokens.astype(np.int64)).to(place.device, non_blocking=True)
         wanted = causal_targets(ids, torch.from_numpy(predicted).to(place.device))
         yield ids, wanted, targets * number / rows.predicted
+
+
+def sequence_losses(each: Tensor, rows: StepRows, place: Place, hooks: Hooks) -> list[float]:
+    """The mean loss of every sequence of the global batch, in its order; ``each`` as of the engine, of this worker."""
+    targets = torch.from_numpy(rows.sequences.predicted(place.bos).sum(axis=1))
+    own = each.cpu().double().sum(dim=1) / targets.clamp(min=1)
+    everyone = hooks.gather(own.view(torch.int64)).view(torch.float64)
+    return [round(loss, 6) for loss in everyone.flatten().tolist()]
 
 
 def as_batch(rows: NDArray[np.int32], device: torch.device) -> tuple[Tensor, Tensor]:

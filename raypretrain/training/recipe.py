@@ -63,6 +63,7 @@ class TrainingConfig(Config):
     betas: tuple[float, float] = (0.9, 0.95)
     epsilon: float = Field(default=1e-8, gt=0)
     clip: float = Field(default=1.0, ge=0, description="largest norm of the gradient; 0 does not clip")
+    sequence_losses: bool = Field(default=False, description="record the loss of every sequence, for trace")
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 
@@ -162,6 +163,8 @@ def refuse_changes(recipe: PretrainRecipe, saved: PretrainRecipe, folder: Path) 
     now, then = flatten(recipe.model_dump(mode="json")), flatten(saved.model_dump(mode="json"))
     free = (
         "corpus.on_change",
+        "corpus.tokenized",  # the batches are the same
+        "corpus.tokenized_endpoint_url",
         "run.folder",
         "compute.address",
         "compute.max_failures",

@@ -149,6 +149,10 @@ class RunFolder:
 
 def fingerprint_of(recipe: PretrainRecipe) -> str:
     """SHA-256 of what a recipe says about the science of the run: all but where and with what it is computed."""
-    computing = {"compute": True, "run": {"folder"}, "corpus": {"on_change"}}
+    computing: Any = {
+        "compute": True,
+        "run": {"folder"},
+        "corpus": {"on_change", "tokenized", "tokenized_endpoint_url"},
+    }
     values = flatten(recipe.model_dump(mode="json", exclude=computing))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -155,7 +155,7 @@ class _Copying:
             info.url.removeprefix(self.url).lstrip("/") for info in storage.list_files(self.url, self.options)
         ]
         ours = ("manifest.parquet", "mixture.json", "held_out.parquet", "tokenizer")
-        foreign = [name for name in names if not name.startswith(ours)]
+        foreign = [name or "a file" for name in names if not name.startswith(ours)]
         if foreign:
             raise RunError(
                 f"holds something else ('{min(foreign)}')", where=self.url, fix="give a new or an empty place"
@@ -195,7 +195,7 @@ class _Copying:
                     break
         return self._write_file(copy, file, following) if following != copy.next else copy
 
-    def _parts(self, windows: Windows, cursor: Cursor) -> Iterator[Part]:
+    def _parts(self, windows: Windows, cursor: Cursor) -> Generator[Part, None, None]:
         try:
             yield from all_parts(windows, cursor, self.recipe.sequences.window)
         except Exception as error:

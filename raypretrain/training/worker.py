@@ -144,6 +144,10 @@ class Worker:
             self._phase("training")
         self.poster.post("step", row, now=first or row["step"] == self.job.length.steps)
 
+    def log_sequences(self, step: int, losses: list[float]) -> None:
+        if self.rank == 0:
+            self.sequences.append({"step": step, "losses": losses})
+
     def log_evaluation(self, row: dict[str, Any]) -> None:
         if self.rank == 0:
             self.evaluations.append(row)
@@ -222,6 +226,8 @@ class Worker:
         if self.rank == 0:
             self.metrics = StepLog(self.folder.metrics, after)
             self.evaluations = StepLog(self.folder.evaluations, after)
+            if self.job.recipe.training.sequence_losses:
+                self.sequences = StepLog(self.folder.sequence_losses, after)
             self.quarantine = Quarantine(self.folder.quarantine)
 
     def _tell_ray(self, step: int, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tokenizer: nothing is lost, the fast way gives SentencePiece's ids, and training says what it lacks."""
+"""SentencePiece: nothing is lost, the fast way gives SentencePiece's ids, and training says what it lacks."""
 
 import pickle
 
@@ -8,9 +8,12 @@ import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from real_text import python_files, reviews
+from tokenizer_kinds import like_llama2, sentencepiece_model
 
-from raypretrain.errors import InputError
+from raypretrain.config import validate
+from raypretrain.errors import InputError, RecipeError
 from raypretrain.tokens.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from raypretrain.tokens.tokenizer_sentencepiece import SentencePieceTokenizer
 from raypretrain.tokens.words import SPACE
 
 KINDS = ["bpe", "unigram"]
@@ -130,7 +133,7 @@ def test_a_tokenizer_is_the_same_after_saving_loading_and_pickling(tokenizer, tm
 
 
 def test_long_words_are_not_kept(tokenizers):
-    again = Tokenizer(tokenizers["bpe"].model)
+    again = SentencePieceTokenizer(tokenizers["bpe"].model)
     before = len(again.encode("x" * 100_000))
     assert before == len(again.encode("x" * 100_000))
     assert sum(map(len, again._words)) < 1000
@@ -170,16 +173,91 @@ def test_what_is_no_tokenizer_is_named(tmp_path):
     (tmp_path / "bad.model").write_bytes(b"nothing of the kind")
     with pytest.raises(InputError, match=r"bad\.model: is no SentencePiece model"):
         Tokenizer.load(tmp_path / "bad.model")
-    with pytest.raises(InputError, match=r"tokenizer\.model: there is no such tokenizer"):
-        Tokenizer.load(tmp_path)
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "none.json"):
+        with pytest.raises(InputError, match=rf"{path}: there is no such tokenizer; name a \.model"):
+            Tokenizer.load(path)
 
 
-def test_a_model_with_sentencepieces_own_defaults_can_be_used_and_is_known_to_lose_text(tmp_path):
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(reviews(100)), model_prefix=str(tmp_path / "m"), vocab_size=800, minloglevel=2
-    )
-    loaded = Tokenizer.load(tmp_path / "m.model")
-    theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
-    assert not loaded.lossless
-    assert loaded.encode("A good  film") == theirs.encode("A good  film")
-    assert loaded.decode(loaded.encode("A good  film")).strip() == "A good film"
+@pytest.mark.parametrize(
+    ("reason", "settings"),
+    [
+        ("normalises characters", {}),
+        ("leaves out spaces", {"normalization_rule_name": "identity"}),
+        (
+            "has no bytes",
+            {"normalization_rule_name": "identity", "remove_extra_whitespaces": False},
+        ),
+        (
+            "symbols of its own",
+            {
+                "normalization_rule_name": "identity",
+                "remove_extra_whitespaces": False,
+                "byte_fallback": True,
+                "user_defined_symbols": ["<tool>"],
+            },
+        ),
+        ("neither of kind bpe nor unigram", {"model_type": "char"}),
+    ],
+)
+def test_a_model_that_loses_text_is_refused_and_says_why(reason, settings, tmp_path):
+    (tmp_path / "m.model").write_bytes(sentencepiece_model(**settings))
+    with pytest.raises(
+        InputError, match=rf"m\.model: this tokenizer loses text: it .*{reason}.*tokenizer\.json"
+    ):
+        Tokenizer.load(tmp_path / "m.model")
+
+
+def test_a_space_that_a_model_wants_in_front_is_no_text():
+    ours = like_llama2()
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=ours.model)
+    docs = [*reviews(150)[100:], *python_files(30), " two  spaces", "\n", "x", "naïve 漢字"]
+    for text, ids in zip(docs, ours.encode_batch(docs), strict=True):
+        assert ids.tolist() == theirs.encode(text)
+        assert ours.decode(ids) == text
+    assert ours.spans("1x").tolist()[-2:] == [[0, 1], [1, 2]]
+    assert int(ours.token_bytes("one two").sum()) == 7
+
+
+def test_pieces_can_be_named_as_the_marks_of_a_model(tmp_path):
+    settings = {
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "byte_fallback": True,
+    }
+    model = sentencepiece_model(**settings, bos_id=-1, eos_id=-1, control_symbols=["<end>", "<fill>"])
+    (tmp_path / "m.model").write_bytes(model)
+    with pytest.raises(InputError, match=r"m\.model: has no 'bos' piece.*tokenizer\.bos"):
+        Tokenizer.load(tmp_path / "m.model")
+    names = {"bos": "<end>", "eos": "<end>", "pad": "<fill>"}
+    named = Tokenizer.load(tmp_path / "m.model", names)
+    for tokenizer in (named, Tokenizer.load(named.save(tmp_path / "run")), pickle.loads(pickle.dumps(named))):
+        assert [tokenizer.token_name(i) for i in (tokenizer.bos, tokenizer.eos, tokenizer.pad)] == [
+            *names.values()
+        ]
+        assert tokenizer.fingerprint == named.fingerprint
+        assert tokenizer.eos not in tokenizer.encode("text <end> text")
+    with pytest.raises(InputError, match=r"tokenizer\.eos: the model has no piece '<stop>'"):
+        Tokenizer.load(tmp_path / "m.model", {"eos": "<stop>"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_trained_on_text_without_spaces_keeps_spaces(kind, tmp_path):
+    config = TokenizerConfig(kind=kind, vocabulary=400)
+    unspaced = iter(["".join(text.split()) for text in reviews(10)])
+    trained = train_tokenizer(unspaced, config, tmp_path / "x.model", 1)
+    loses_nothing(trained, "a b  c \u2581 d")
+
+
+def test_bytes_and_amino_acids_are_not_trained(tmp_path):
+    with pytest.raises(InputError, match=r"tokenizer\.kind: .* not trained; set tokenizer\.kind: bytes"):
+        train_tokenizer(iter(["text"]), TokenizerConfig(kind="bytes"), tmp_path / "x.model", 1)
+
+
+def test_a_recipe_names_tokens_of_a_file_only(tmp_path):
+    for values, message in (
+        ({"eos": "<end>"}, "'eos' names a token of a tokenizer.path"),
+        ({"path": "x.model", "kind": "bytes"}, "kind 'bytes' needs no path"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            validate(values, TokenizerConfig, folder=tmp_path, where="recipe.yaml")

@@ -161,3 +161,21 @@ def test_whether_the_corpus_fills_a_batch_is_exact(windows: Windows) -> None:
     assert windows.fills(rows)
     assert not windows.fills(rows + 1)
     assert windows.fills(1)
+
+
+def test_bad_records_come_in_the_order_of_the_fragments_though_these_are_read_ahead(
+    tmp_path: Path, texts: list[str], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for i in range(3):
+        # Bad ones first, so that a fragment meets them before its first document.
+        lines = [line for t in texts[i::3] for line in ("no JSON\n", "{}\n", json.dumps({"text": t}) + "\n")]
+        (folder / f"{i}.jsonl").write_text("".join(lines), encoding="utf-8")
+    windows = made(folder, tokenizer)
+    windows.corpus = windows.corpus.model_copy(update={"on_bad_input": "quarantine"})
+    assert len(windows.plan.window(0)) > 5
+    ahead = [(packed.documents, packed.bad) for packed in windows.packed(0)]
+    monkeypatch.setattr("raypretrain.storage.read_ahead", lambda fragments, depth: map(iter, fragments))
+    assert [(packed.documents, packed.bad) for packed in windows.packed(0)] == ahead
+    assert sum(len(bad) for _, bad in ahead) > 50

@@ -12,7 +12,7 @@ import pytest
 import torch
 from real_text import reviews
 
-from raypretrain.corpus.documents import Document, is_held_out, read_documents
+from raypretrain.corpus.documents import BadRecord, Document, is_held_out, read_documents
 from raypretrain.corpus.manifest import Fragment, Manifest, build_manifest
 from raypretrain.corpus.sources import CorpusConfig, SourceConfig
 from raypretrain.tokens.tokenizer import TokenizerConfig, train_tokenizer
@@ -122,9 +122,11 @@ def test_no_more_of_the_corpus_is_read_than_that_takes(
 ) -> None:
     read: list[object] = []
 
-    def counting(manifest: Manifest, fragment: Fragment, config: CorpusConfig) -> Iterator[Document]:
+    def counting(
+        manifest: Manifest, fragment: Fragment, config: CorpusConfig, bad: list[BadRecord]
+    ) -> Iterator[Document]:
         read.append(fragment)
-        return read_documents(manifest, fragment, config)
+        return read_documents(manifest, fragment, config, bad)
 
     monkeypatch.setattr(evaluation, "read_documents", counting)
     assert len(windows.manifest) > 5

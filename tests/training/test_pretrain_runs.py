@@ -92,6 +92,20 @@ def test_a_changed_recipe_is_refused_with_the_keys_that_differ(undisturbed: Path
     assert "training.learning_rate: 0.003 → 0.5" in str(error.value)
 
 
+def test_a_step_is_traced_with_the_loss_of_each_sequence(cluster: str, recipe: Path, tmp_path: Path) -> None:
+    from raypretrain.training.tracing import trace_step
+
+    folder = tmp_path / "traced"
+    assert run(recipe, folder, "training.sequence_losses=true", "training.steps=12").status == "finished"
+    for row in metrics(folder):
+        traced = trace_step(folder, row["step"])
+        assert traced["batch_fingerprint"] == traced["recorded"] == row["batch_fingerprint"]
+        losses = [sequence["loss"] for sequence in traced["sequences"]]
+        assert sum(losses) / len(losses) == pytest.approx(row["loss"], abs=1e-5)
+        tokens = sum(piece["tokens"] for s in traced["sequences"] for piece in s["pieces"])
+        assert row["sources"] == {"reviews": tokens}
+
+
 @pytest.mark.faults
 def test_a_worker_killed_in_mid_run_changes_no_batch_and_no_loss(undisturbed: Path, recipe: Path) -> None:
     folder = undisturbed.parent / "killed"

@@ -31,8 +31,10 @@ from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.sampling import sample
 
+SOME = ["bpe", "like-llama2", "like-gpt2", "like-bert", "bytes", "amino-acids"]
 
-@pytest.fixture(params=KINDS, scope="module")
+
+@pytest.fixture(params=SOME, scope="module")
 def released(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Tokenizer, Path]:
@@ -51,10 +53,9 @@ def released(
 
 def test_a_released_model_can_be_sampled(released: tuple[Tokenizer, Path]) -> None:
     _, folder = released
-    for prompt in ("MKT", ""):
-        drawn = sample(folder, prompt, 8, 1.0, 0.9, seeds=[1, 2, 1])
-        assert drawn[0] == drawn[2]
-        assert all(isinstance(text, str) for text in drawn)
+    first, again = sample(folder, "MKT", 4, 1.0, 0.9, seeds=[1, 1])
+    assert first == again
+    assert sample(folder, "", 1, 1.0, 0.9, seeds=[1])
 
 
 def test_a_released_model_is_a_base_whose_texts_have_the_ids_of_pretraining(

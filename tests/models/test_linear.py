@@ -1,0 +1,104 @@
+"""Matrix products by oneDNN against fp64, in every shape and layout that the model gives them."""
+
+import pytest
+import torch
+
+from raypretrain.models import linear as module
+from raypretrain.models.config import ModelConfig
+from raypretrain.models.linear import Linear, linear, product
+from raypretrain.models.transformer import CausalLM
+
+BACKWARD = "_OneDnnLinearBackward"
+
+
+@pytest.fixture
+def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor where it is the faster one."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(module, "_mkl_is_slow", lambda: True)
+
+
+def _random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _gradients(x: torch.Tensor, weight: torch.Tensor, upstream: torch.Tensor) -> list[torch.Tensor]:
+    x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+    y = linear(x, weight)
+    return [y.detach(), *torch.autograd.grad(y, (x, weight), upstream.to(y.dtype))]
+
+
+@pytest.mark.parametrize("sizes", [(40, 60), (60, 40), (64, 64), (1, 33), (500, 7)])
+@pytest.mark.parametrize("rows", [(32,), (100,), (4, 25)])
+def test_output_and_gradients_are_exact_to_fp32(onednn, rows, sizes):
+    inputs, outputs = sizes
+    x, weight, upstream = _random(*rows, inputs), _random(outputs, inputs), _random(*rows, outputs, seed=1)
+    found = _gradients(x, weight, upstream)
+    for mine, exact in zip(found, _gradients(x.double(), weight.double(), upstream), strict=True):
+        assert mine.shape == exact.shape
+        assert (mine.double() - exact).norm() < 1e-6 * exact.norm()
+
+
+@pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    "sizes", [(64, 40, 50), (50, 70, 300), (300, 33, 64), (3, 5, 4), (0, 4, 5), (5, 0, 4)]
+)
+def test_a_product_takes_matrices_and_their_transposes(onednn, sizes, transposed):
+    rows, inner, columns = sizes
+    left, right = (
+        _random(*reversed(shape)).T if flip else _random(*shape)
+        for shape, flip in zip(((rows, inner), (inner, columns)), transposed, strict=True)
+    )
+    found = product(left, right)
+    assert found.shape == (rows, columns)
+    torch.testing.assert_close(found.double(), left.double() @ right.double(), rtol=1e-5, atol=1e-5)
+
+
+def test_noncontiguous_rows_and_gradients_are_read_as_they_are(onednn):
+    x, weight = _random(50, 64).T, _random(40, 50)
+    upstream = _random(1, 40).expand(64, 40)
+    found = _gradients(x, weight, upstream)
+    for mine, exact in zip(found, _gradients(x.double(), weight.double(), upstream), strict=True):
+        torch.testing.assert_close(mine.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_only_what_is_asked_for_gets_a_gradient(onednn):
+    layer, x = Linear(40, 50), _random(64, 40)
+    y = layer(x)
+    assert type(y.grad_fn).__name__ == BACKWARD
+    y.sum().backward()
+    assert layer.weight.grad is not None
+    layer.weight.requires_grad_(False)
+    assert layer(x).grad_fn is None
+    x.requires_grad_()
+    layer.weight.grad = None
+    layer(x).sum().backward()
+    assert x.grad is not None
+    assert layer.weight.grad is None
+
+
+def test_a_few_rows_and_other_dtypes_are_torchs_own(onednn):
+    layer = Linear(40, 50)
+    assert type(layer(_random(31, 40)).grad_fn).__name__ != BACKWARD
+    assert type(layer.double()(_random(64, 40).double()).grad_fn).__name__ != BACKWARD
+    assert type(layer.bfloat16()(_random(64, 40).bfloat16()).grad_fn).__name__ != BACKWARD
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_models_loss_and_gradients_do_not_depend_on_the_library(onednn, monkeypatch, tied):
+    shape = ModelConfig(preset="llama-1m", width=64, heads=4, key_value_heads=2, layers=2, tied=tied).shape(
+        300, 64
+    )
+    results = []
+    for fast in (True, False):
+        monkeypatch.setattr(module, "_mkl_is_slow", lambda fast=fast: fast)
+        model = CausalLM(shape)
+        model.init_weights(0)
+        ids = torch.randint(0, 300, (3, 65), generator=torch.Generator().manual_seed(0))
+        loss = model(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        results.append({"loss": loss.detach(), **{name: p.grad for name, p in model.named_parameters()}})
+    for name, mine in results[0].items():
+        torch.testing.assert_close(mine, results[1][name], rtol=1e-4, atol=1e-6, msg=name)
+        assert mine.is_contiguous(), name
