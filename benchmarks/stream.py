@@ -1,32 +1,45 @@
-"""The stream against the tokenizer alone: how much of a core goes into anything but tokenizing.
+"""The stream against the tokenizer alone: how much of the cores goes into anything but tokenizing.
 
 Both work on the same reviews with the same SentencePiece model. The peer is one process that has all texts in
-memory and does nothing but ``encode``. Ours reads .jsonl files in tasks of Ray Data (one at a time), splits off
-held-out documents, shuffles, tokenizes, packs, and hands the sequences over in order. Both run in turn.
+memory and does nothing but ``encode``. Ours reads .jsonl files, from local disk and from a real S3 server on this
+machine, in tasks of Ray Data: one at a time, and two at a time on two cores. It splits off held-out documents,
+shuffles, tokenizes, packs, and hands the sequences over in order. All run in turn.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import ray
 import sentencepiece
-from report import Row, arguments, report
+from report import Row, parser, report, say_load
 from text import write_corpus
 
 from raypretrain.config import validate
 from raypretrain.corpus.manifest import build_manifest
 from raypretrain.corpus.sources import CorpusConfig
-from raypretrain.tokens.stream import window_blocks
+from raypretrain.tokens.cursor import Cursor
+from raypretrain.tokens.stream import stream_parts
 from raypretrain.tokens.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from raypretrain.tokens.window import SequencesConfig, Windows
 from raypretrain.training.cluster import connect
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from s3_server import S3Server, weed_server
+
 LENGTH = 512
+WINDOW = 4_000_000
+KINDS = ("bpe", "unigram")
+GOALS = {("disk", 1): 0.92, ("disk", 2): 1.65, ("s3", 1): 0.85, ("s3", 2): 1.5}
 
 
 def alone(model: bytes, texts: list[str]) -> float:
@@ -38,59 +51,105 @@ def alone(model: bytes, texts: list[str]) -> float:
 
 
 class Consumer:
-    """An actor that takes the stream's blocks, as the dealer of a run does."""
+    """An actor that takes the stream's parts, as the dealer of a run does."""
 
-    def open(self, windows: list[Any]) -> None:
-        """Start the stream and wait for its first window: processes and imports do not count."""
-        self._blocks = window_blocks(windows[0], 0, cpus=1, task_cpus=1, ahead_bytes=64 * 2**20)
-        next(self._blocks)
+    def open(self, windows: list[Any], tasks: int) -> None:
+        """Start the stream and let it run in: processes, imports and empty caches do not count."""
+        self._parts = stream_parts(windows[0], Cursor(), cpus=tasks, task_cpus=1, ahead_bytes=64 * 2**20)
+        for _ in islice(self._parts, 2 * tasks):
+            pass
 
-    def speed(self, windows: int) -> float:
-        """Tokens per second over the next ``windows`` windows; the time starts when the first of them was ready."""
+    def speed(self, parts: int) -> float:
+        """Tokens per second over the next ``parts`` parts; the time starts when the one before them was ready."""
         begun = time.perf_counter()
-        tokens = sum(next(self._blocks)[1].size for _ in range(windows))
+        tokens = sum(part.sequences.tokens.size for part in islice(self._parts, parts))
         return tokens / (time.perf_counter() - begun)
 
 
-def streamed(windows: Windows, number: int) -> float:
-    """Tokens per second of a stream that has just been started, over ``number`` windows."""
+def streamed(windows: Any, tasks: int, parts: int) -> float:
+    """Tokens per second of a stream that has just been started."""
     consumer = ray.remote(Consumer).options(num_cpus=0).remote()
-    ray.get(consumer.open.remote([ray.put(windows)]))
-    speed: float = ray.get(consumer.speed.remote(number))
+    ray.get(consumer.open.remote([windows], tasks))
+    speed: float = ray.get(consumer.speed.remote(parts))
     ray.kill(consumer)
     return speed
 
 
-def compare(kind: str, folder: Path, texts: list[str], rounds: int) -> Row:
-    """One kind of tokenizer: medians over interleaved rounds."""
-    settings = TokenizerConfig.model_validate({"kind": kind, "vocabulary": 16384, "sample": 3_000_000})
-    tokenizer: Tokenizer = train_tokenizer(iter(texts[:2500]), settings, folder / f"{kind}.model", threads=2)
-    sources = {"sources": [{"path": str(folder / "corpus")}], "held_out": 0.01}
-    corpus = validate(sources, CorpusConfig, folder=folder, where="benchmark")
-    window = 4_000_000
+def trained(kind: str, texts: list[str], folder: Path, vocabulary: int = 16384) -> Tokenizer:
+    """A tokenizer of that kind."""
+    settings = TokenizerConfig.model_validate({"kind": kind, "vocabulary": vocabulary, "sample": 3_000_000})
+    return train_tokenizer(iter(texts), settings, folder / f"{kind}.model", threads=2)
+
+
+def windows_of(
+    path: str, tokenizer: Tokenizer, window: int = WINDOW, length: int = LENGTH, **source: str
+) -> Windows:
+    """The windows of the corpus at ``path``, as a run makes them; ``source`` is what else a source says."""
+    values = {"sources": [{"path": path, **source}], "held_out": 0.01}
+    corpus = validate(values, CorpusConfig, folder=Path(), where="benchmark")
+    sequences = SequencesConfig.model_validate({"length": length, "window": window})
     manifest = build_manifest(corpus, fragment_bytes=window // 8)
-    sequences = SequencesConfig.model_validate({"length": LENGTH, "window": window})
-    windows = Windows(manifest, corpus, sequences, tokenizer, seed=0)
-    whole_corpus = windows.plan.windows_of_an_epoch
-    ours, peer = [], []
+    return Windows(manifest, corpus, sequences, tokenizer, seed=0)
+
+
+def compare(
+    kind: str, places: dict[str, str], tokenizer: Tokenizer, texts: list[str], rounds: int, parts: int
+) -> list[Row]:
+    """One kind of tokenizer, from every place, with one and two tasks: medians over interleaved rounds."""
+    refs = {place: ray.put(windows_of(path, tokenizer)) for place, path in places.items()}
+    cases = [(place, tasks) for place in places for tasks in (1, 2)]
+    peer: list[float] = []
+    ours: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
     for _ in range(rounds):
-        peer.append(alone(tokenizer.model, texts))
-        ours.append(streamed(windows, whole_corpus))
-    return Row(
-        f"stream ÷ SentencePiece alone, {kind}", statistics.median(ours), statistics.median(peer), 0.85
-    )
+        peer.append(alone(tokenizer.model, texts))  # type: ignore[attr-defined]
+        for place, tasks in cases:
+            ours[place, tasks].append(streamed(refs[place], tasks, parts * tasks))
+    return [
+        Row(
+            f"{kind}, {tasks} task{'s' * (tasks > 1)}, from {place}",
+            statistics.median(ours[place, tasks]),
+            statistics.median(peer),
+            GOALS[place, tasks],
+        )
+        for place, tasks in cases
+    ]
+
+
+@contextlib.contextmanager
+def served(folder: Path, corpus: Path) -> Iterator[str]:
+    """The corpus on an S3 server of this machine, whose keys this process and its children then have."""
+    with weed_server(folder) as server:
+        os.environ.update(server.environment)
+        yield upload(server, corpus)
+
+
+def upload(server: S3Server, corpus: Path) -> str:
+    """Put the files there; returns their URL."""
+    for shard in sorted(corpus.iterdir()):
+        server.put(f"reviews/{shard.name}", shard.read_bytes())
+    return f"s3://{server.bucket}/reviews"
 
 
 def main() -> None:
     """Run it."""
-    options = arguments(__doc__ or "")
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        texts = write_corpus(folder / "corpus", 8_000_000 if options.quick else 24_000_000)
-        connect(None, cpus=2)
-        kinds = ("bpe",) if options.quick else ("bpe", "unigram")
-        rows = [compare(kind, folder, texts, 1 if options.quick else 3) for kind in kinds]
-    report("stream, one task", "tokens/s", rows, options.json)
+    options = parser(__doc__ or "")
+    options.add_argument("--rounds", type=int, default=3, help="medians of so many")
+    chosen = options.parse_args()
+    rounds, parts = (1, 6) if chosen.quick else (chosen.rounds, 32)
+    say_load()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        texts = write_corpus(folder / "corpus", 8_000_000 if chosen.quick else 24_000_000)
+        with served(folder / "weed", folder / "corpus") as url:
+            connect(None, cpus=2)
+            places = {"disk": str(folder / "corpus"), "s3": url}
+            rows = []
+            for kind in KINDS:
+                tokenizer = trained(kind, texts[:2500], folder)
+                rows += compare(kind, places, tokenizer, texts, rounds, parts)
+            ray.shutdown()
+    say_load()
+    report("the stream ÷ SentencePiece alone", "tokens/s", rows, chosen.json)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,8 @@ def weed_server(folder: Path, bucket: str = "corpus") -> Iterator[S3Server]:
         "-s3",
         f"-s3.port={s3}",
         "-s3.port.iceberg=0",
+        "-s3.autoCreateBucket=false",
+        "-s3.cacheCapacityMB=96",  # it keeps text compressed, and unpacks a whole chunk for each range
         "-s3.port.lance=0",
         f"-s3.config={folder / 's3.json'}",
         f"-master.port={master}",

@@ -104,8 +104,10 @@ def test_a_store_that_stays_busy_is_given_up_and_says_why(large, proxy, monkeypa
     proxy.rules = Rules(busy=1)
     with pytest.raises(StorageError) as caught:
         storage.read_range(large, 0, 10, options(proxy))
-    assert f"the object store at {proxy.endpoint_url} failed" in str(caught.value)
-    assert "reduce your request rate" in str(caught.value)
+    assert str(caught.value) == (
+        f"{large}: the object store at {proxy.endpoint_url} failed "
+        "(503 SlowDown: Please reduce your request rate.)"
+    )
     assert storage.take_counts()["retries"] == proxy.seen["busy"] - 1 == 14
 
 

@@ -121,7 +121,8 @@ def refusal(url: str, options: Options | None, error: BaseException) -> StorageE
     if not answered(error) and may_pass(error):
         fix = "check endpoint_url and the network"
         return StorageError(f"the object store{at} cannot be reached ({name})", where=url, fix=fix)
-    return StorageError(f"the object store{at} failed ({name}: {said})", where=url)
+    detail = without_secrets(_answer(error), options) or f"{name}: {said}"
+    return StorageError(f"the object store{at} failed ({detail})", where=url)
 
 
 def without_secrets(text: str, options: Options | None) -> str:
@@ -153,11 +154,21 @@ def _endpoint(options: Options | None) -> str:
 
 def _code(error: BaseException) -> str:
     """The error code that the store gave, somewhere in the chain of causes; or nothing."""
+    return _given(error).get("Code", "")
+
+
+def _answer(error: BaseException) -> str:
+    """Its answer in its own words, or nothing."""
+    given = _given(error)
+    return f"{status(error)} {given.get('Code', '')}: {given.get('Message', '')}" if given else ""
+
+
+def _given(error: BaseException) -> dict[str, str]:
     for found in _chain(error):
         response = getattr(found, "response", None)
         if isinstance(response, dict) and "Error" in response:
-            return str(response["Error"].get("Code", ""))
-    return ""
+            return {str(key): str(value) for key, value in response["Error"].items()}
+    return {}
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -34,10 +35,15 @@ from raypretrain.tokens.packing import Sequences
 
 T = TypeVar("T")
 
-# Windows of one Ray Data execution: enough that its start (about 0.1 s) does not count, few enough that it is quick.
+# Windows of the first Ray Data execution, so few that it starts quickly; the next ones have as many for each CPU, so
+# that their start (0.1 s, and 0.5 ms a window), where nothing is read ahead, does not count.
 _SEGMENT = 64
-# So many segments in a row without one sequence mean that the corpus has none, or hardly any.
-_EMPTY_SEGMENTS = 4
+# So many windows in a row without one sequence mean that the corpus has none, or hardly any.
+_EMPTY_WINDOWS = 256
+
+_MOST_STEPS_OF_A_DEAL = 16
+_DEAL_OF_A_WORKER = 1 << 20  # bytes of tokens
+_DEAL_OF_ALL = 1 << 29  # the dealer holds about two of them
 
 # How long the scheduling loop rests between two looks at finished tasks, while nobody waits for one.
 _REST_SECONDS = 0.05
@@ -186,22 +192,23 @@ def stream_parts(
     options.resource_limits = ray.data.ExecutionResources(cpu=cpus, object_store_memory=ahead_bytes)
     source: WindowSource = ray.get(windows)
     numbers = source.windows_from(cursor.window)
-    empty, part = 0, cursor.part
-    while segment := list(islice(numbers, _SEGMENT)):
-        first = part if segment[0] == cursor.window else 0
+    empty, size = 0, _SEGMENT
+    while segment := list(islice(numbers, size)):
+        first = cursor.part if segment[0] == cursor.window else 0
+        size = _SEGMENT * max(2, math.ceil(cpus))
         dataset = ray.data.read_datasource(
             _Segment(windows, segment, first),
             override_num_blocks=len(segment),
             num_cpus=task_cpus,
         )
         tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        empty += len(segment)
         for table in _while_waiting(tables):
             for made in from_table(table):
-                empty = -1 if len(made.sequences) else empty
+                empty = 0 if len(made.sequences) else empty
                 yield made
-        empty += 1
-        if empty == _EMPTY_SEGMENTS:
-            what = f"{empty * _SEGMENT} windows in a row gave not one sequence"
+        if empty >= _EMPTY_WINDOWS:
+            what = f"{empty} windows in a row gave not one sequence"
             raise InputError(what, where="corpus.sources", fix="give more text, or a larger sequences.window")
 
 
@@ -310,17 +317,25 @@ class Dealer:
         return StepRows(sequences, batch.cursor, sources, predicted, batch.bad, batch.storage)
 
 
-def steps_of_a_deal(global_batch: int, length: int) -> int:
-    """How many steps one hand-over carries: enough that its cost does not count, at most 1 MiB of tokens in all."""
-    return max(1, min(16, (1 << 18) // (global_batch * length)))
+def steps_of_a_deal(global_batch: int, length: int, workers: int = 1) -> int:
+    """How many steps one hand-over carries at most: enough that its cost does not count, however many workers ask.
+
+    At most 16; at most 1 MiB of tokens for each worker, and 512 MiB for all; but one step at least.
+    """
+    tokens = min(workers * _DEAL_OF_A_WORKER, _DEAL_OF_ALL) // 4
+    return max(1, min(_MOST_STEPS_OF_A_DEAL, tokens // (global_batch * length)))
 
 
 class DealtSteps:
-    """A worker's steps, one after the other, from the dealer; the next deal is on its way while this one is used."""
+    """A worker's steps, one after the other, from the dealer; the next deal is on its way while this one is used.
+
+    The first deal is one step, so that it comes soon; each has twice as many as the one before, up to ``deal_steps``.
+    """
 
     def __init__(self, dealer: Any, rank: int, steps: int, deal_steps: int) -> None:
         self._dealer, self._rank, self._left, self._deal_steps = dealer, rank, steps, deal_steps
         self._first = 0
+        self._next_deal = 1
         self._coming = self._ask()
 
     def __iter__(self) -> Iterator[StepRows]:
@@ -330,9 +345,10 @@ class DealtSteps:
             yield from deal
 
     def _ask(self) -> Any:
-        steps = min(self._deal_steps, self._left)
+        steps = min(self._next_deal, self._deal_steps, self._left)
         if steps == 0:
             return None
+        self._next_deal = 2 * steps
         asked = self._dealer.take.remote(self._first, steps, self._rank)
         self._first += steps
         self._left -= steps

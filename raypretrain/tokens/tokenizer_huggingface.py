@@ -19,15 +19,14 @@ from numpy.typing import NDArray
 from raypretrain.errors import InputError
 from raypretrain.tokens.tokenizer_base import Tokenizer, bytes_of_spans
 from raypretrain.tokens.tokenizer_cuts import CUTS, cut_of
-from raypretrain.tokens.tokenizer_json import BYTE_SIGNS, added_token, begin
+from raypretrain.tokens.tokenizer_json import begin
 from raypretrain.tokens.tokenizer_specials import COMPANIONS, find_specials
+from raypretrain.tokens.tokenizer_values import FIX, declare, is_lossless, parsed, steps_of, texts_of_tokens
 from raypretrain.tokens.words import Words, pieces
 
 JSON_NAME = "tokenizer.json"
 
-_NEVER = -1e4  # the score of a special token's name: no text must match it
 _known_cuts: dict[str, re.Pattern[str] | None] = {}  # trying takes some tenths of a second
-_BYTE_OF_SIGN = {sign: byte for byte, sign in enumerate(BYTE_SIGNS)}
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -53,7 +52,7 @@ class HuggingFaceTokenizer(Tokenizer):
         # A task of the stream has one CPU, and many run beside each other.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.content = content
-        self._values, names = _parsed(content, where)
+        self._values, names = parsed(content, where)
         roles = find_specials(self._values, names, companions, specials or {}, where)
         self.bos, self.eos, self.pad, self.mask = roles["bos"], roles["eos"], roles["pad"], roles.get("mask")
         self._names = {token: name for name, token in names.items()}
@@ -61,14 +60,14 @@ class HuggingFaceTokenizer(Tokenizer):
         model = self._values["model"]
         self.kind = str(model["type"]).lower()
         self.unk = model["unk_id"] if "unk_id" in model else names.get(model.get("unk_token") or "")
-        _declare(self._values, {roles[role]: self._names[roles[role]] for role in roles})
+        declare(self._values, {roles[role]: self._names[roles[role]] for role in roles})
         self._backend = _backend(self._values, where)
         added = self._values["added_tokens"]
         self._special = {token["id"] for token in added if token["special"]}
         self._special |= set() if self.unk is None else {self.unk}
-        self._texts = _texts_of_tokens(self._values, self._names, self._special, self.vocabulary)
+        self._texts = texts_of_tokens(self._values, self._names, self._special, self.vocabulary)
         self.byte_lengths = np.array([len(text) for text in self._texts], np.int32)
-        self.lossless = _is_lossless(self._values, names)
+        self.lossless = is_lossless(self._values, names)
         self._refuse_specials_in_text(where)
         self._words = Words(self._encode_word)
         contents = sorted(
@@ -161,7 +160,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _keeps_ascii(self, content: str) -> bool:
         """Whether the normalizer leaves this name as it is."""
-        steps = _steps(self._values.get("normalizer"), "normalizers")
+        steps = steps_of(self._values.get("normalizer"), "normalizers")
         return content.isascii() and all(step["type"] in ("NFC", "NFD") for step in steps)
 
     def _words_agree(self) -> bool:
@@ -188,51 +187,6 @@ class HuggingFaceTokenizer(Tokenizer):
         )
 
 
-_FIX = "give a tokenizer.json of the tokenizers library"
-
-
-def _parsed(content: bytes, where: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """The file's content, and the ids of all its tokens by their names."""
-    try:
-        values = json.loads(content)
-        model, vocabulary = values["model"], values["model"]["vocab"]
-        # Unigram's is a list of names and scores.
-        names = (
-            {one[0]: token for token, one in enumerate(vocabulary)}
-            if isinstance(vocabulary, list)
-            else vocabulary
-        )
-        added = {token["content"]: token["id"] for token in values.get("added_tokens") or []}
-        values["model"] = {"type": _type_of(model)} | model
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        what = f"is no tokenizer ({type(error).__name__}: {str(error)[:200]})"
-        raise InputError(what, where=where, fix=_FIX) from None
-    if not names or not isinstance(names, dict):
-        raise InputError("has no tokens", where=where, fix=_FIX)
-    return values | {"truncation": None, "padding": None}, names | added
-
-
-def _type_of(model: dict[str, Any]) -> str:
-    """The kind of a model; old files do not say it."""
-    if "merges" in model:
-        return "BPE"
-    return "WordPiece" if "continuing_subword_prefix" in model else "WordLevel"
-
-
-def _declare(values: dict[str, Any], specials: dict[int, str]) -> None:
-    """Make the marks special tokens, so that their names in a text are text, and drop what draws at random."""
-    added = {token["id"]: token for token in values.get("added_tokens") or []}
-    for token, name in specials.items():
-        added[token] = added.get(token, {}) | added_token(token, name)
-    values["added_tokens"] = [added[token] for token in sorted(added)]
-    model = values["model"]
-    if model.get("dropout"):
-        model["dropout"] = None
-    if model["type"] == "Unigram":
-        special = {token["content"] for token in values["added_tokens"] if token["special"]}
-        model["vocab"] = [[name, _NEVER if name in special else score] for name, score in model["vocab"]]
-
-
 def _backend(values: dict[str, Any], where: str) -> Any:
     from tokenizers import Tokenizer as Backend
 
@@ -240,62 +194,9 @@ def _backend(values: dict[str, Any], where: str) -> Any:
         # A post-processor would add marks, and take white space out of the tokens' places.
         backend = Backend.from_str(json.dumps(values | {"post_processor": None}))
     except Exception as error:  # the library raises bare Exceptions, of a file that it cannot parse
-        raise InputError(f"is no tokenizer ({str(error)[:200]})", where=where, fix=_FIX) from None
+        raise InputError(f"is no tokenizer ({str(error)[:200]})", where=where, fix=FIX) from None
     for token in values["added_tokens"]:
         if backend.token_to_id(token["content"]) != token["id"]:
-            raise InputError(f"gives '{token['content']}' an id that is taken", where=where, fix=_FIX)
+            raise InputError(f"gives '{token['content']}' an id that is taken", where=where, fix=FIX)
     backend.encode_special_tokens = True
     return backend
-
-
-def _texts_of_tokens(
-    values: dict[str, Any], names: dict[int, str], special: set[int], size: int
-) -> list[bytes]:
-    """The bytes of each token; of one that is no run of bytes those of its name."""
-    byte_level, prefix = _is_byte_level(values), values["model"].get("continuing_subword_prefix") or ""
-    own = {token["id"] for token in values["added_tokens"]}
-    texts = []
-    for token in range(size):
-        name = "" if token in special else names.get(token, "")
-        if byte_level and token not in own and all(sign in _BYTE_OF_SIGN for sign in name):
-            texts.append(bytes([_BYTE_OF_SIGN[sign] for sign in name]))
-        else:
-            texts.append((name if token in own else name.removeprefix(prefix)).encode())
-    return texts
-
-
-def _is_byte_level(values: dict[str, Any]) -> bool:
-    return any(step["type"] == "ByteLevel" for step in _steps(values.get("pre_tokenizer"), "pretokenizers"))
-
-
-def _is_lossless(values: dict[str, Any], names: dict[str, int]) -> bool:
-    """Whether it follows from the file that every text comes back: byte-level, nothing changed, nothing left out."""
-    model = values["model"]
-    if values.get("normalizer") or model["type"] != "BPE" or not set(BYTE_SIGNS) <= names.keys():
-        return False
-    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        return False
-    own = [token for token in values["added_tokens"] if not token["special"]]
-    steps = _steps(values.get("pre_tokenizer"), "pretokenizers")
-    return (
-        [step["type"] for step in steps].count("ByteLevel") == 1
-        and all(_keeps_all(step) for step in steps)
-        and not any(token["lstrip"] or token["rstrip"] for token in own)
-    )
-
-
-def _keeps_all(step: dict[str, Any]) -> bool:
-    if step["type"] == "ByteLevel":
-        return not step.get("add_prefix_space", True)
-    if step["type"] in ("Split", "Punctuation"):
-        return str(step.get("behavior", "Isolated")) != "Removed"
-    return step["type"] in ("Digits", "UnicodeScripts")
-
-
-def _steps(value: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
-    """The steps of a sequence, of sequences in it too, or the single one."""
-    if not value:
-        return []
-    if value.get("type") == "Sequence":
-        return [step for inner in value[name] for step in _steps(inner, name)]
-    return [value]

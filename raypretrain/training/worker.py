@@ -219,7 +219,8 @@ class Worker:
             batch = job.recipe.training.global_batch
             dealer = actor.remote(job.windows, cursor, batch, self.world, job.bos, limits)
         dealer = broadcast_from_rank_zero(dealer)
-        deal = steps_of_a_deal(job.recipe.training.global_batch, job.recipe.sequences.length)
+        batch, length = job.recipe.training.global_batch, job.recipe.sequences.length
+        deal = steps_of_a_deal(batch, length, self.world)
         return DealtSteps(dealer, self.rank, steps, deal)
 
     def _open_logs(self, after: int) -> None:

@@ -16,7 +16,7 @@ from raypretrain.tokens import stream
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealing import Part
 from raypretrain.tokens.packing import Sequences
-from raypretrain.tokens.stream import Dealer, StepRows, from_table, steps_of_a_deal, to_table
+from raypretrain.tokens.stream import Dealer, DealtSteps, StepRows, from_table, steps_of_a_deal, to_table
 
 # Sequences of a window's parts, again and again.
 SIZES = [[5], [0], [1], [31, 0, 2], [12], [], [0, 0], [7], [9, 15], [3]]
@@ -232,11 +232,37 @@ def test_a_bug_is_raised_as_it_is(parts: Callable[[Parts], None]) -> None:
             of.take(0, 1, rank)
 
 
-def test_a_deal_carries_at_most_a_mebibyte_and_at_least_a_step() -> None:
+def test_a_deal_carries_at_most_a_mebibyte_for_a_worker_and_at_least_a_step() -> None:
     assert steps_of_a_deal(12, 64) == 16
     assert steps_of_a_deal(64, 512) * 64 * 512 * 4 <= 2**20
     assert steps_of_a_deal(64, 512) == 8
     assert steps_of_a_deal(10_000, 8192) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8, 64, 512, 1024, 4096, 16384])
+def test_many_workers_take_several_steps_at_once_and_the_dealer_holds_little(workers: int) -> None:
+    steps = steps_of_a_deal(workers, 8192, workers)  # a sequence for each
+    a_step = workers * 8192 * 4
+    assert steps * a_step <= max(2**29, a_step)
+    # More of them would be less than the dealer may hold, or more than a worker wants.
+    assert steps == 16 or (steps + 1) * a_step > 2**29
+    assert steps >= 8 or workers > 2048
+
+
+def test_deals_grow_from_one_step() -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    class Asked:
+        def remote(self, first: int, steps: int, rank: int) -> None:
+            asked.append((first, steps, rank))
+
+    class Remote:
+        take = Asked()
+
+    steps = DealtSteps(Remote(), 3, steps=20, deal_steps=4)
+    while steps._ask() is None and steps._left:
+        pass
+    assert asked == [(0, 1, 3), (1, 2, 3), (3, 4, 3), (7, 4, 3), (11, 4, 3), (15, 4, 3), (19, 1, 3)]
 
 
 def test_a_part_goes_through_arrow_and_back() -> None:

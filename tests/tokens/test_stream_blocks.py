@@ -81,7 +81,7 @@ def test_a_corpus_that_fills_no_sequence_is_an_error_and_no_endless_search(
 
     from raypretrain.tokens.stream import stream_parts
 
-    with pytest.raises(InputError, match="256 windows in a row gave not one sequence"):
+    with pytest.raises(InputError, match=r"\d\d\d windows in a row gave not one sequence"):
         _ = list(stream_parts(ray.put(windows(corpus, tmp_path, length=100_000)), Cursor(), **LIMITS))
 
 
