@@ -175,6 +175,6 @@ def test_the_message_says_why_and_how_to_go_on_if_it_is_trusted(
 ) -> None:
     alone(model, pickle.dumps(Armed(tmp_path / "it-ran")))
     with pytest.raises(
-        InputError, match="holds pickled weights only.*runs what code is in them; if you trust it"
+        InputError, match=r"holds pickled weights only.*runs what code is in them; if you trust it"
     ):
         finetune(finetuning_recipe(base={"path": str(model)}))

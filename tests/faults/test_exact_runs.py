@@ -1,4 +1,7 @@
-"""Row 1 with any number of workers: real runs with 1, 2, 3 and 4 workers, left alone, killed once and killed twice: the batches of the plan."""
+"""Real runs with 1, 2, 3 and 4 workers, left alone, killed once and killed twice: the batches of the plan.
+
+Row 1, with any number of workers.
+"""
 
 from __future__ import annotations
 

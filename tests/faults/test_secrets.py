@@ -109,7 +109,7 @@ def test_no_file_of_a_run_and_no_log_of_ray_holds_a_secret_of_the_environment(
         "WANDB_API_KEY": "5f4e3d2c1b0a9f8e7d6c",
         "DATABASE_PASSWORD": "pa55-w0rd-of-mine",
     }
-    nobody = {name: "/nonexistent" for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")}
+    nobody = dict.fromkeys(("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"), "/nonexistent")
     environment = {**s3.environment, **secrets, **nobody, "RAY_ADDRESS": "", "RAY_TMPDIR": str(ray_folder)}
     folder = tmp_path / "run"
     source = [

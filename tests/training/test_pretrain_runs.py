@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runs import fingerprints, metrics, run, train_workers, write_recipe
-from s3_server import S3Server
+from runs import fingerprints, metrics, run, train_workers
 
 from raypretrain.errors import RaypretrainError, RecipeError
 from raypretrain.training.checkpoint import committed, problem_of
