@@ -33,6 +33,8 @@ faults: setup  ## the fault schedule, every row, as a table; TIMES=3 runs it thr
 bench: setup  ## the benchmarks, side by side with their peers
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/stream.py
+	$(BIN)/python benchmarks/recovery.py
+	$(BIN)/python benchmarks/goodput.py
 
 lock:  ## pin what pyproject.toml asks for, as found today
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

@@ -96,7 +96,9 @@ def best_cadence(parts: Parts, between: float, failures: int) -> int:
         if narrower == (low, high):
             break
         low, high = narrower
-    return max(range(low, high + 1, max(1, (high - low) // 8)), key=lambda n: goodput(parts, between, n, failures))
+    return max(
+        range(low, high + 1, max(1, (high - low) // 8)), key=lambda n: goodput(parts, between, n, failures)
+    )
 
 
 def tables(parts: Parts, gpus: int, failures: int) -> Row:
@@ -114,8 +116,17 @@ def tables(parts: Parts, gpus: int, failures: int) -> Row:
     share = {every: goodput(parts, between, every, failures) for every in {*CADENCES, *chosen.values()}}
     print(f"\n{gpus:,} GPUs: a failure every {between / 3600:.1f} hours")
     show("", ["steps", "seconds", "goodput"], [[n, n * parts.step, share[n]] for n in CADENCES])
-    show("", ["cadence of", "steps", "seconds", "goodput"], [[k, n, n * parts.step, share[n]] for k, n in chosen.items()])
-    return Row(f"goodput at Daly's cadence ÷ at the best one, {gpus:,} GPUs", share[chosen["Daly"]], share[best], 0.999)
+    show(
+        "",
+        ["cadence of", "steps", "seconds", "goodput"],
+        [[k, n, n * parts.step, share[n]] for k, n in chosen.items()],
+    )
+    return Row(
+        f"goodput at Daly's cadence ÷ at the best one, {gpus:,} GPUs",
+        share[chosen["Daly"]],
+        share[best],
+        0.999,
+    )
 
 
 def options() -> argparse.Namespace:
@@ -123,9 +134,15 @@ def options() -> argparse.Namespace:
     made = parser(__doc__ or "")
     made.add_argument("--step", type=float, default=STEP, help="seconds of a step")
     made.add_argument("--stall", type=float, default=STALL, help="seconds for which a save holds training up")
-    made.add_argument("--write", type=float, default=WRITE, help="seconds until a save counts, beside the training")
-    made.add_argument("--restart", type=float, default=RESTART, help="seconds until all workers are there again")
-    made.add_argument("--restore", type=float, default=RESTORE, help="seconds to verify and read a checkpoint")
+    made.add_argument(
+        "--write", type=float, default=WRITE, help="seconds until a save counts, beside the training"
+    )
+    made.add_argument(
+        "--restart", type=float, default=RESTART, help="seconds until all workers are there again"
+    )
+    made.add_argument(
+        "--restore", type=float, default=RESTORE, help="seconds to verify and read a checkpoint"
+    )
     made.add_argument("--gpus", type=int, nargs="+", default=[1_000, 16_000])
     return made.parse_args()
 
