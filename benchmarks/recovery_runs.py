@@ -30,7 +30,7 @@ import sys, time
 class Look:
     seen = {}
     def find_spec(name, path=None, target=None):
-        Look.seen.setdefault(name.partition(".")[0], time.time())
+        Look.seen.setdefault(name, time.time())
         return None
 sys.meta_path.insert(0, Look)
 sys.first_imports = Look.seen
@@ -51,9 +51,12 @@ class Notes:
             file.write(json.dumps({"time": time.time(), **values}) + "\n")
 
     def _imports(self) -> float:
-        """When this process began to import ours; the worker's function begins once all is imported."""
+        """When this process began to import ours; the worker's function begins once all is imported.
+
+        Ray may have taken a process that had been a task of the stream: that has imported us, but not the training.
+        """
         seen: dict[str, float] = getattr(sys, "first_imports", {})
-        return seen.get("raypretrain", self._begun)
+        return seen.get("raypretrain.training", seen.get("raypretrain", self._begun))
 
 
 class Kills(threading.Thread):

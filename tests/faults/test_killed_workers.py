@@ -87,5 +87,8 @@ def test_a_run_whose_workers_are_killed_every_20_seconds_comes_to_its_end_exactl
     assert killer.killed == KILLS
     account(how=f"SIGKILL every {EVERY_SECONDS:g} s, {KILLS} times", exact=False)
     account(lost=f"{took:.0f} s instead of {without:.0f} s", seconds=(took - without) / KILLS)
+    account(
+        note=f"goodput under a kill every {EVERY_SECONDS:g} s, also while it starts: {without / took:.0%}"
+    )
     assert_exact(folder, alone)
     account(exact=True)
