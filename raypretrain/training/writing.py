@@ -26,7 +26,8 @@ class HashedFile:
     An error of the disk does not come out of :meth:`write`, which torch's writer would not survive, but at the end.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sync: bool = True) -> None:
+        self._sync = sync
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         self._hash = hashlib.sha256()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
@@ -41,7 +42,7 @@ class HashedFile:
     ) -> None:
         self._pool.shutdown()
         try:
-            if self._error is None and error is None:
+            if self._sync and self._error is None and error is None:
                 os.fsync(self._handle)
         finally:
             os.close(self._handle)
