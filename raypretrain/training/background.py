@@ -6,6 +6,7 @@ No collective runs here: the threads of several workers meet by files in the che
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 import time
 from pathlib import Path
@@ -36,12 +37,16 @@ class Means:
         run: the run's folder, which all of them see.
         config: of the recipe.
         fast: the fast tier, if there is one.
+
+    To be made by all workers at the same time.
     """
 
     def __init__(self, crew: Crew, run: RunFolder, config: CheckpointConfig, fast: FastTier | None) -> None:
         self.crew, self.run, self.config, self.fast = crew, run, config, fast
         self.copies = Copies.of(config)
         self.events = Events(run.events)
+        # What workers of an earlier start leave, that are not dead yet, is not ours.
+        self.attempt: str = crew.first(secrets.token_hex(8))
 
 
 class Work(threading.Thread):
@@ -205,7 +210,10 @@ class ToRun(Work):
 
     def _leave(self, suffix: str, word: dict[str, Any]) -> None:
         """Leave word in the checkpoint's folder: threads of several workers cannot meet otherwise."""
-        write_atomic(self.folder / f"{manifest_name(self.crew.rank)}{suffix}", json.dumps(word))
+        write_atomic(
+            self.folder / f"{manifest_name(self.crew.rank)}{suffix}",
+            json.dumps({**word, "attempt": self.means.attempt}),
+        )
 
     def _everyones(self, suffix: str) -> list[dict[str, Any]]:
         """Every worker's word, once all have left it.
@@ -220,7 +228,9 @@ class ToRun(Work):
             over = self.everyone.is_set()
             for path in paths:
                 if path not in found and path.is_file():
-                    found[path] = json.loads(path.read_text(encoding="utf-8"))
+                    word = json.loads(path.read_text(encoding="utf-8"))
+                    if word["attempt"] == self.means.attempt:
+                        found[path] = word
             if len(found) == len(paths):
                 break
             failed = next((problem for problem in self.parts if problem), None)

@@ -73,7 +73,7 @@ def test_one_that_is_found_begins_soon_and_then_follows_what_a_save_costs() -> N
     assert cadence.due(100 + FIRST)
     cadence.saved(110)
     cadence.learn(cost=0.5, step_seconds=2.0, save_seconds=3.0)  # √(2 · 0.5 · 3600) = 60 s, 30 steps
-    assert [step for step in range(111, 160) if cadence.due(step)][0] == 140
+    assert next(step for step in range(111, 160) if cadence.due(step)) == 140
     cadence.saved(140)
     assert not cadence.due(141)
     assert cadence.due(170)

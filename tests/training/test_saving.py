@@ -3,132 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from crews import Together
+from crews import Run, colliding, flip, whole
 
 from raypretrain.errors import RunError, StorageError
-from raypretrain.tokens.cursor import Cursor
-from raypretrain.training.background import Means
-from raypretrain.training.cadence import Cadence
 from raypretrain.training.checkpoint import (
     MANIFEST,
-    Standing,
     checkpoint_folder,
     committed,
     problem_of,
     read_manifest,
     read_standing,
-    step_of,
 )
-from raypretrain.training.durable import Copies
 from raypretrain.training.events import read_events
-from raypretrain.training.fast import FastTier
-from raypretrain.training.recipe import CheckpointConfig
-from raypretrain.training.restoring import Found, find
-from raypretrain.training.runfolder import RunFolder
-from raypretrain.training.saving import Saver
-from raypretrain.training.writing import State
-
-WANTED = Standing(
-    step=0,
-    cursor=Cursor(),
-    tokens=0,
-    world_size=2,
-    zero=1,
-    recipe="r" * 64,
-    tokenizer="t" * 64,
-    corpus="c" * 64,
-)
-Snapshot = Callable[[int, int], State]
-
-
-def whole(rank: int, step: int) -> State:
-    own = (f"engine/zero_pp_rank_{rank}_optim.pt", {"m": torch.full((20_000,), float(step + rank))})
-    return [own] if rank else [("engine/model.pt", {"w": torch.full((30_000,), float(step))}), own]
-
-
-def colliding(rank: int, step: int) -> State:
-    """Where one worker needs a folder the other has a file: the system refuses one of them."""
-    return [("engine", {"a": step})] if rank else [("engine/b.pt", {"b": step})]
-
-
-class Run:
-    """A run of two workers in ``folder``."""
-
-    def __init__(self, folder: Path, **config: Any) -> None:
-        self.folder = RunFolder(folder)
-        self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
-        self.config = CheckpointConfig(**{"every": 10, "keep": 2, **config})
-        self.together = Together(2)
-        self.snapshot: Snapshot = whole
-        self.step = 0
-        self.savers = [self._saver(rank) for rank in range(2)]
-
-    def _saver(self, rank: int) -> Saver:
-        every = self.config.every
-        assert isinstance(every, int)
-        means = Means(self.together.crew(rank), self.folder, self.config, self.fast(rank))
-        return Saver(means, Cadence(every, 0, 3600.0), lambda fast: self._snapshot(rank))
-
-    def _snapshot(self, rank: int) -> State:
-        self.together.crew(rank).share(None)  # DeepSpeed begins with a barrier
-        return self.snapshot(rank, self.step)
-
-    def fast(self, rank: int) -> FastTier | None:
-        config = self.config.fast
-        return FastTier(config.folder, self.folder.path, rank) if config.every else None
-
-    def train(self, until: int, losses: dict[int, float] | None = None) -> list[Any]:
-        """All steps to ``until``, saved where it is due; what the workers came to."""
-        first = self.step + 1
-
-        def work(rank: int) -> None:
-            saver = self.savers[rank]
-            for step in range(first, until + 1):
-                if saver.due(step):
-                    self.together.crew(rank).share(None)
-                    self.step = step
-                    saver.save(replace(WANTED, step=step), (losses or {}).get(step))
-            saver.settle()
-
-        outcomes = self.together.each(work)
-        self.step = until
-        return outcomes
-
-    def finish(self) -> list[Any]:
-        return self.together.each(lambda rank: self.savers[rank].finish())
-
-    def found(self) -> Found | None:
-        def look(rank: int) -> Found | None:
-            crew = self.together.crew(rank)
-            return find(crew, self.folder, WANTED, self.fast(rank), Copies.of(self.config))
-
-        first, second = self.together.each(look)
-        if isinstance(first, Exception):
-            assert str(first) == str(second)
-            raise first
-        assert first == second
-        return first
-
-    @property
-    def steps(self) -> list[int]:
-        return [step_of(folder) for folder in committed(self.folder.checkpoints)]
-
-    def log(self, last: int) -> None:
-        rows = [f'{{"step": {step}}}\n' for step in range(1, last + 1)]
-        self.folder.metrics.write_text("".join(rows))
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def test_what_two_workers_save_is_committed_whole_and_the_last_ones_stay(tmp_path: Path) -> None:
@@ -181,7 +72,9 @@ def test_as_many_failed_saves_in_a_row_as_the_recipe_says_end_the_run_for_all_wo
     run.snapshot = colliding
     ends = run.train(70)
     assert all(isinstance(end, StorageError) for end in ends)
-    assert {str(end).partition(":")[0] for end in ends} == {str(checkpoint_folder(run.folder.checkpoints, 70))}
+    assert {str(end).partition(":")[0] for end in ends} == {
+        str(checkpoint_folder(run.folder.checkpoints, 70))
+    }
     assert "3 times in a row" in str(ends[0])
     assert run.steps == [40, 10]
 
