@@ -1,4 +1,4 @@
-"""Checkpoints: how long training stands still for one, against a synchronous save of DeepSpeed's, and how long it takes.
+"""Checkpoints: how long training stands still for one, against DeepSpeed's save, and how long it takes in all.
 
 A model of 100 million parameters (and its embedding) with Adam's state, in fp32 without ZeRO, saved by one worker. The
 two take turns in one process: ours copies, goes on, and writes, hashes, syncs and commits in a thread; DeepSpeed writes

@@ -64,7 +64,7 @@ class _Search:
         in_run = self.crew.first([checkpoint.step_of(path) for path in self._committed()])
         in_fast = self._in_fast()
         in_copy = self._in_copy(bool(in_run or in_fast))
-        steps = {"fast": in_fast, "run": in_run, "copy": [step for step in in_copy if step not in in_run]}
+        steps = {"fast": in_fast, "run": in_run, "copy": in_copy}
         for step, tier in _in_order(steps):
             folder = self._verified(step, tier)
             if folder:

@@ -212,6 +212,18 @@ def test_a_damaged_copy_is_named_and_the_one_before_is_fetched(tmp_path: Path) -
     assert again.steps == [20]
 
 
+def test_one_that_is_damaged_here_is_fetched_from_its_copy(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", copy_to=str(tmp_path / "copy"))
+    run.train(30)
+    flip(checkpoint_folder(run.folder.checkpoints, 30) / "engine" / "model.pt")
+    found = run.found()
+    assert found is not None
+    assert (found.tier, found.standing.step) == ("copy", 30)
+    assert problem_of(found.folder) is None
+    assert "step-00000030 is not used" in run.together.notes[0]
+    assert run.steps == [30, 20]
+
+
 def test_a_copy_that_cannot_be_written_is_told_and_is_no_failed_save(tmp_path: Path) -> None:
     (tmp_path / "copy").write_text("a file where the folder should be")
     run = Run(tmp_path / "run", copy_to=str(tmp_path / "copy"), failures=1)
