@@ -180,6 +180,27 @@ def corpus_tokenize(
 
 
 @app.command()
+def checkpoints(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare its hash.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say which checkpoints RUN has, in every tier: step, size, age and state of each.
+
+    \b
+    Examples:
+      raypretrain checkpoints runs/pretrain-small
+      raypretrain checkpoints runs/pretrain-small --verify --json
+    """
+    from raypretrain.console import print_checkpoints
+    from raypretrain.training.listing import list_checkpoints
+    from raypretrain.training.runfolder import RunFolder
+
+    rows = list_checkpoints(RunFolder(run), verify)
+    print(json.dumps(rows)) if as_json else print_checkpoints(rows)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")],
     to: Annotated[str, typer.Option("--to", metavar="FOLDER", help="The folder to write; local or s3://.")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -170,7 +171,11 @@ def print_dry_run(resolved: dict[str, Any]) -> None:
         "training": f"{training['steps']:,} steps of {training['tokens_per_step']:,} tokens: "
         f"{training['tokens']:,} tokens, {training['flops']:.2e} FLOP",
         "": f"held-out loss every {training['evaluate_every']:,} steps, "
-        f"a checkpoint every {training['checkpoint_every']:,}",
+        + (
+            "checkpoints as often as it pays"
+            if training["checkpoint_every"] == "auto"
+            else f"a checkpoint every {training['checkpoint_every']:,}"
+        ),
         "compute": f"{compute['workers']} workers on {compute['device']}, {compute['precision']}, "
         f"{compute['cpus_per_worker']:g} CPUs each, micro-batches of {compute['micro_batch']}",
         "memory a worker": ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in memory.items()),
@@ -178,6 +183,27 @@ def print_dry_run(resolved: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None)
     for name, text in lines.items():
         table.add_row(name, text)
+    out.print(table)
+
+
+def print_checkpoints(rows: list[dict[str, Any]]) -> None:
+    """The checkpoints of a run."""
+    if not rows:
+        out.print("no checkpoint yet")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("step", "tier", "size", "age", "held-out loss", "state"):
+        table.add_column(name, justify="left" if name in ("tier", "state") else "right", overflow="fold")
+    for row in rows:
+        age, loss = row["age_seconds"], row["held_out_loss"]
+        table.add_row(
+            f"{row['step']:,}",
+            row["tier"],
+            _bytes(row["bytes"]),
+            "" if age is None else f"{timedelta(seconds=round(max(0.0, age)))}",
+            "" if loss is None else f"{loss:.4f}",
+            row["state"] + (f": {row['problem']}" if row["problem"] else ""),
+        )
     out.print(table)
 
 

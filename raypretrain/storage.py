@@ -22,7 +22,8 @@ from raypretrain.local import check_writable, sha256_file, write_atomic
 
 __all__ = [
     "Counts", "FileInfo", "Options", "check_writable", "counters", "exists", "is_remote", "list_files", "open_read",
-    "read_ahead", "read_range", "sha256_file", "take_counts", "upload_folder", "write", "write_atomic",
+    "read_ahead", "read_range", "remove", "sha256_file", "take_counts", "upload", "upload_folder", "write",
+    "write_atomic",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -146,21 +147,30 @@ def upload_folder(
     if last is not None:
         names.remove(last)
         names.append(last)
-        _remove(f"{url}/{last}", options)
+        remove(f"{url}/{last}", options)
     for name in names:
-        _upload(str(folder / name), f"{url}/{name}", options)
+        upload(folder / name, f"{url}/{name}", options)
     return [f"{url}/{name}" for name in names]
 
 
-def _upload(file: str, url: str, options: Options | None) -> None:
+def upload(file: str | Path, url: str, options: Options | None = None) -> None:
+    """Copy a local file to ``url``, whole or not at all; large ones in parts.
+
+    Raises:
+        StorageError: it cannot be read or written.
+    """
     if not is_remote(url):
-        local.copy_atomic(file, _path(url))
+        local.copy_atomic(str(file), _path(url))
         return
-    Remote(url, options).call(lambda store, path: store.upload(path, file))
+    Remote(url, options).call(lambda store, path: store.upload(path, str(file)))
 
 
-def _remove(url: str, options: Options | None) -> None:
-    """Take the file away, if it is there."""
+def remove(url: str, options: Options | None = None) -> None:
+    """Take the file away, if it is there.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
     if not is_remote(url):
         local.remove(_path(url))
     elif exists(url, options):

@@ -9,17 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from raypretrain.errors import RunError, StorageError
 from raypretrain.storage import sha256_file, write_atomic
 from raypretrain.tokens.cursor import Cursor
+from raypretrain.training.retention import kept
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
+_READERS = 4
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,11 @@ def checkpoint_folder(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step-{step:08d}"
 
 
+def step_of(folder: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    return int(folder.name.removeprefix("step-"))
+
+
 def hash_files(folder: Path, part: int, parts: int) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every ``parts``-th file of a checkpoint, from ``part`` on: the workers share the reading."""
     found = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
@@ -59,42 +69,82 @@ def hash_files(folder: Path, part: int, parts: int) -> dict[str, dict[str, Any]]
     }
 
 
-def commit(folder: Path, standing: Standing, files: dict[str, dict[str, Any]]) -> None:
-    """Write the manifest: from now on the folder is a checkpoint."""
-    manifest = {"format": FORMAT, **asdict(standing), "files": files}
-    write_atomic(folder / MANIFEST, json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1))
+def commit(
+    folder: Path,
+    standing: Standing,
+    files: dict[str, dict[str, Any]],
+    held_out_loss: float | None = None,
+    name: str = MANIFEST,
+) -> None:
+    """Write the manifest: from now on the folder is a checkpoint.
+
+    Args:
+        files: sizes and hashes, as of :func:`hash_files`.
+        held_out_loss: as measured at this step, if it was.
+        name: of the manifest.
+    """
+    manifest = {"format": FORMAT, **asdict(standing), "time": time.time(), "held_out_loss": held_out_loss}
+    manifest["files"] = files
+    write_atomic(folder / name, json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1))
 
 
-def read_standing(folder: Path) -> Standing:
-    """The :class:`Standing` of a checkpoint.
+def read_standing(folder: Path, name: str = MANIFEST) -> Standing:
+    """The :class:`Standing` of a checkpoint; ``name`` is its manifest's.
 
     Raises:
         RunError: the manifest is damaged.
     """
-    values = _read_manifest(folder)
+    values = read_manifest(folder, name)
     try:
         names = Standing.__dataclass_fields__
         return Standing(**{k: values[k] for k in names if k != "cursor"}, cursor=Cursor(**values["cursor"]))
     except (KeyError, TypeError) as error:
-        raise RunError(f"the manifest is damaged ({error})", where=str(folder / MANIFEST)) from None
+        raise RunError(f"the manifest is damaged ({error})", where=str(folder / name)) from None
 
 
-def problem_of(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, as a line; None if every file is there and as the manifest says."""
+def problem_of(folder: Path, name: str = MANIFEST, part: int = 0, parts: int = 1) -> str | None:
+    """What is wrong with a checkpoint, as a line; None if every file is there and as the manifest says.
+
+    Args:
+        name: of the manifest.
+        part: look at every ``parts``-th file only, from this one on: the workers share the reading.
+    """
     try:
-        read_standing(folder)
-        files = _read_manifest(folder)["files"]
+        read_standing(folder, name)
+        files = read_manifest(folder, name)["files"]
     except RunError as error:
         return error.what
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
-        if sha256_file(path) != expected["sha256"]:
+    mine = dict(sorted(files.items())[part::parts])
+    with ThreadPoolExecutor(_READERS) as pool:  # a hash lets go of the interpreter
+        return next(filter(None, pool.map(partial(_problem_of_file, folder), mine, mine.values())), None)
+
+
+def size_problem_of(folder: Path, name: str = MANIFEST) -> str | None:
+    """As :func:`problem_of`, but without reading the files: only their sizes are compared."""
+    try:
+        read_standing(folder, name)
+        files = read_manifest(folder, name)["files"]
+    except RunError as error:
+        return error.what
+    return next(filter(None, (_size_problem(folder, file, files[file]) for file in sorted(files))), None)
+
+
+def _problem_of_file(folder: Path, name: str, expected: dict[str, Any]) -> str | None:
+    problem = _size_problem(folder, name, expected)
+    try:
+        if problem is None and sha256_file(folder / name) != expected["sha256"]:
             return f"{name} is damaged (its SHA-256 differs)"
-    return None
+    except StorageError as error:
+        return f"{name} cannot be read ({error.what})"
+    return problem
+
+
+def _size_problem(folder: Path, name: str, expected: dict[str, Any]) -> str | None:
+    path = folder / name
+    if not path.is_file():
+        return f"{name} is missing"
+    size = path.stat().st_size
+    return f"{name} has {size} bytes instead of {expected['bytes']}" if size != expected["bytes"] else None
 
 
 def committed(checkpoints: Path) -> list[Path]:
@@ -121,16 +171,34 @@ def drop_after(checkpoints: Path, step: int) -> None:
             clear(folder)
 
 
-def prune(checkpoints: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints, and whatever was never committed before the newest of them."""
+def prune(checkpoints: Path, keep: int, every: int | None = None, best: bool = False) -> None:
+    """Remove what need not stay (see :mod:`~raypretrain.training.retention`), and what was never committed.
+
+    Args:
+        keep: so many of the newest stay.
+        every: those whose step is a multiple of it stay.
+        best: the one with the lowest held-out loss stays.
+    """
     newest = committed(checkpoints)
-    for folder in newest[keep:]:
-        # Without its manifest it is no checkpoint any more, even if the removal is cut short.
-        (folder / MANIFEST).unlink()
-        shutil.rmtree(folder)
+    measured = {step_of(folder): _loss_of(folder) for folder in newest} if best else {}
+    found = {step: loss for step, loss in measured.items() if loss is not None}
+    stay = kept([step_of(folder) for folder in newest], keep, every, found)
+    for folder in newest:
+        if step_of(folder) not in stay:
+            # Without its manifest it is no checkpoint any more, even if the removal is cut short.
+            (folder / MANIFEST).unlink()
+            shutil.rmtree(folder)
     for folder in _uncommitted(checkpoints):
         if newest and folder.name < newest[0].name:
             shutil.rmtree(folder)
+
+
+def _loss_of(folder: Path) -> float | None:
+    try:
+        loss: float | None = read_manifest(folder).get("held_out_loss")
+    except RunError:
+        return None
+    return loss
 
 
 def clear(folder: Path) -> None:
@@ -155,13 +223,32 @@ def _digest(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
+    """What a manifest says.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    where = str(folder / name)
     try:
-        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        text = (folder / name).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise RunError(f"the manifest cannot be read ({error})", where=str(folder / MANIFEST)) from None
+        raise RunError(f"the manifest cannot be read ({error})", where=where) from None
+    return parse_manifest(text, where)
+
+
+def parse_manifest(text: str, where: str) -> dict[str, Any]:
+    """What the text of a manifest says; ``where`` is for the error's line.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise RunError(f"the manifest cannot be read ({error})", where=where) from None
     if not isinstance(values, dict) or values.get("format") != FORMAT or "files" not in values:
-        raise RunError(f"the manifest is not of format {FORMAT}", where=str(folder / MANIFEST))
+        raise RunError(f"the manifest is not of format {FORMAT}", where=where)
     if values.pop("sha256", None) != _digest(values):
-        raise RunError("the manifest is damaged (its SHA-256 differs)", where=str(folder / MANIFEST))
+        raise RunError("the manifest is damaged (its SHA-256 differs)", where=where)
     return values

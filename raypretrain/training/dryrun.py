@@ -45,7 +45,7 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
             "tokens_per_step": length.tokens_per_step,
             "flops": shape.flops_per_token(recipe.sequences.length) * length.steps * length.tokens_per_step,
             "evaluate_every": length.evaluate_every,
-            "checkpoint_every": length.checkpoint_every,
+            "checkpoint_every": length.checkpoint_every or "auto",
         },
         "compute": vars(sizes),
         "memory_per_worker": memory(recipe, sizes, shape),

@@ -16,13 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+from raypretrain.training.buffers import Buffers
+from raypretrain.training.writing import State, write_part
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 import deepspeed
 import deepspeed.ops
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 # DeepSpeed would compile a collective over shared memory at its first start on CPUs: half a minute, a compiler,
@@ -85,6 +90,9 @@ class Engine:
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=_deepspeed_config(settings), dist_init_required=False
         )
+        self._copies = _Copies()
+        self._engine.checkpoint_engine = self._copies
+        self._engine._copy_recovery_script = lambda folder: None  # it would be in no manifest
 
     def accumulate(
         self, micro_batches: Iterable[tuple[Tensor, Tensor, float]], each: Tensor | None = None
@@ -127,9 +135,25 @@ class Engine:
         self._engine.train()
         return value
 
+    def snapshot(self, of_each_node: bool = False) -> State:
+        """This worker's part of a checkpoint, copied to memory that the next snapshot uses again; called by all.
+
+        Args:
+            of_each_node: have each node's first worker, not the first of all alone, take what all have alike.
+        """
+        writer = self._engine.save_non_zero_checkpoint
+        if of_each_node:
+            self._engine.save_non_zero_checkpoint |= self._engine.local_rank == 0
+        try:
+            self._engine.save_checkpoint(".", tag=_TAG, save_latest=False)
+        finally:
+            self._engine.save_non_zero_checkpoint = writer
+        return self._copies.take()
+
     def save(self, folder: Path) -> None:
-        """Write weights and optimizer state below ``folder``; to be called by all workers."""
-        self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        """Write weights and optimizer state below ``folder`` and wait for it; to be called by all workers."""
+        write_part(folder, self.snapshot())
+        dist.barrier()
 
     def load(self, folder: Path) -> None:
         """Take up what :meth:`save` wrote, with the same number of workers."""
@@ -137,6 +161,28 @@ class Engine:
         path, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
         if path is None:
             raise FileNotFoundError(f"{folder}: no engine state")
+
+
+class _Copies(TorchCheckpointEngine):  # type: ignore[misc]
+    """Takes what DeepSpeed would write and writes nothing: training waits for a copy in memory alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._buffers = Buffers()
+        self._taken: State = []
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Whoever writes makes the folders."""
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """Copy the state of one file."""
+        name = os.path.normpath(path)
+        self._taken.append((name, self._buffers.copy(name, state_dict)))
+
+    def take(self) -> State:
+        """What was copied since the last call."""
+        taken, self._taken = self._taken, []
+        return taken
 
 
 def consolidated_state(folder: Path, zero: int) -> dict[str, Tensor]:

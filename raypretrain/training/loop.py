@@ -47,8 +47,11 @@ class Hooks(Protocol):
     def log_evaluation(self, row: dict[str, Any]) -> None:
         """Called by every worker with each evaluation."""
 
-    def save(self, step: int, tokens: int, cursor: Cursor) -> None:
-        """Make a checkpoint; called by every worker after the same step."""
+    def save_due(self, step: int) -> bool:
+        """Whether to make a checkpoint after ``step``; the same for every worker."""
+
+    def save(self, step: int, tokens: int, cursor: Cursor, last: bool) -> None:
+        """Begin to make a checkpoint; called by every worker after the same step, and after the ``last``."""
 
     def stop_asked(self) -> bool:
         """Whether this worker was asked to save and stop."""
@@ -113,8 +116,8 @@ def train(
         last = step == length.steps or everyone.stop
         if step % length.evaluate_every == 0 or step == length.steps:
             evaluate(engine, held_out, step, tokens, place, hooks)
-        if step % length.checkpoint_every == 0 or last:
-            hooks.save(step, tokens, rows.cursor)
+        if last or hooks.save_due(step):
+            hooks.save(step, tokens, rows.cursor, last)
         if last:
             break
     return step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -34,13 +34,46 @@ class RunFolderConfig(Config):
         return folder or str(resolve_path(f"runs/{name}", info))
 
 
-class CheckpointConfig(Config):
-    """When the run is saved."""
+class FastConfig(Config):
+    """Checkpoints on each node's own disk."""
 
-    every: Count | None = Field(
-        default=None, ge=1, description="steps; by default a tenth of the run, at most 1,000"
+    every: Count | None = Field(default=None, ge=1, description="steps; by default there are none")
+    folder: Location = Field(default="", description="on each node's own disk")
+
+    @model_validator(mode="after")
+    def _both(self) -> FastConfig:
+        if (self.every is None) != (not self.folder):
+            raise ValueError("give both 'every' and 'folder', or neither")
+        if "://" in self.folder:
+            raise ValueError("'folder' is a path on each node's own disk, not a URL")
+        return self
+
+
+class CheckpointConfig(Config):
+    """When the run is saved, where, and what stays."""
+
+    every: Literal["auto"] | Count | None = Field(
+        default=None, description="steps; by default a tenth of the run, at most 1,000"
+    )
+    mean_time_between_failures: float | None = Field(
+        default=None, gt=0, description="seconds; for every: auto, by default from the number of workers"
     )
     keep: int = Field(default=2, ge=1, description="how many checkpoints stay")
+    keep_every: Count | None = Field(
+        default=None, ge=1, description="multiples of so many steps stay for ever"
+    )
+    keep_best: bool = Field(default=False, description="the one with the best held-out loss stays")
+    failures: int = Field(default=3, ge=1, description="failed saves in a row that end the run")
+    copy_to: Location | None = Field(default=None, description="folder or URL that checkpoints are copied to")
+    endpoint_url: str | None = Field(default=None, description="of copy_to's store, if it is not AWS")
+    fast: FastConfig = FastConfig()
+
+    @field_validator("every", mode="after")
+    @classmethod
+    def _at_least_one(cls, every: Any) -> Any:
+        if isinstance(every, int) and every < 1:
+            raise ValueError("Input should be greater than or equal to 1")
+        return every
 
 
 class EvaluationConfig(Config):
@@ -131,7 +164,7 @@ def batch_error(batch: int, workers: int) -> str:
 
 @dataclass(frozen=True)
 class Length:
-    """How long a run is, and its rhythm; all in steps."""
+    """How long a run is, and its rhythm; all in steps. A ``checkpoint_every`` of 0 finds itself."""
 
     steps: int
     tokens_per_step: int
@@ -146,11 +179,12 @@ def run_length(recipe: PretrainRecipe, parameters: int) -> Length:
     tokens = training.tokens or DEFAULT_TOKENS_PER_PARAMETER * parameters
     steps = training.steps or -(-tokens // per_step)
     tenth = max(1, -(-steps // 10))
+    saved = training.checkpoint.every
     return Length(
         steps=steps,
         tokens_per_step=per_step,
         evaluate_every=training.evaluation.every or tenth,
-        checkpoint_every=training.checkpoint.every or min(tenth, 1000),
+        checkpoint_every=0 if saved == "auto" else saved or min(tenth, 1000),
     )
 
 
@@ -171,7 +205,11 @@ def refuse_changes(recipe: PretrainRecipe, saved: PretrainRecipe, folder: Path) 
         "compute.stream_cpus",
         "compute.cpus_per_worker",
     )
-    differing = [k for k in sorted(now.keys() | then.keys()) if now.get(k) != then.get(k) and k not in free]
+    differing = [
+        k
+        for k in sorted(now.keys() | then.keys())
+        if now.get(k) != then.get(k) and k not in free and not k.startswith("training.checkpoint.")
+    ]
     if differing:
         shown = ", ".join(f"{k}: {then.get(k)} → {now.get(k)}" for k in differing[:8])
         more = f" and {len(differing) - 8} more" if len(differing) > 8 else ""

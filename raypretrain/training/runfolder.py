@@ -36,6 +36,7 @@ class RunFolder:
         self.quarantine = self.corpus / "quarantine.jsonl"
         self.metrics = self.path / "metrics.jsonl"
         self.evaluations = self.path / "evaluations.jsonl"
+        self.events = self.path / "events.jsonl"
         self.sequence_losses = self.path / "sequence_losses.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
@@ -77,6 +78,7 @@ class RunFolder:
         """
         if self.begun():
             refuse_changes(recipe, self.read_recipe(), self.path)
+            write_atomic(self.recipe, to_yaml(recipe))  # what may change is as it is now
             return True
         self._refuse_foreign()
         if self.recipe.is_file():  # a start that failed binds nobody: neither its recipe nor its corpus
@@ -96,6 +98,7 @@ class RunFolder:
             self.corpus.name,
             self.checkpoints.name,
             self.ray.name,
+            self.events.name,
         }
         made = {path.stem for path in (self.manifest, self.tokenizer, self.held_out, self.mixture)}
         made.add("tokenizer_config")
@@ -152,6 +155,7 @@ def fingerprint_of(recipe: PretrainRecipe) -> str:
     computing: Any = {
         "compute": True,
         "run": {"folder"},
+        "training": {"checkpoint"},
         "corpus": {"on_change", "tokenized", "tokenized_endpoint_url"},
     }
     values = flatten(recipe.model_dump(mode="json", exclude=computing))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,21 +18,27 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
-from raypretrain.errors import RaypretrainError, RunError, StorageError, user_error
+from raypretrain.errors import RaypretrainError, RunError, user_error
 from raypretrain.models.config import ModelShape
 from raypretrain.models.transformer import CausalLM
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.stream import Dealer, DealtSteps, StepRows, steps_of_a_deal
-from raypretrain.training import checkpoint
+from raypretrain.training.background import Means
 from raypretrain.training.board import Poster
+from raypretrain.training.cadence import Cadence, mean_time_between_failures
 from raypretrain.training.checkpoint import Standing
 from raypretrain.training.cluster import Sizes
+from raypretrain.training.crew import Crew
+from raypretrain.training.durable import Copies
 from raypretrain.training.engine import Engine, EngineSettings
 from raypretrain.training.evaluation import HeldOut
+from raypretrain.training.fast import FastTier
 from raypretrain.training.loop import Place, train
 from raypretrain.training.metrics import Quarantine, StepLog
 from raypretrain.training.recipe import Length, PretrainRecipe
+from raypretrain.training.restoring import find
 from raypretrain.training.runfolder import RunFolder
+from raypretrain.training.saving import Saver
 
 _READ_AHEAD_BYTES = 64 * 2**20
 
@@ -49,7 +55,7 @@ class Job:
         windows: the stream's, in the object store (in a list, so that Ray does not fetch it for every worker).
         bos: the token that begins a document.
         start: where a run without a checkpoint stands; its fingerprints are those that a checkpoint must have.
-        pointers: folder in which Ray is told of checkpoints.
+        pointers: folder of Ray Train's own, for this start.
         board: to the driver.
         submitted: clock time at which the driver asked for the workers.
     """
@@ -93,6 +99,10 @@ class Worker:
         self.poster = Poster(job.board)
         self.folder = RunFolder(job.folder)
         self.device = _device(job.sizes)
+        self.crew = Crew(self.rank, self.world, self.gather, self.poster.note)
+        fast = job.recipe.training.checkpoint.fast
+        self.fast = FastTier(fast.folder, self.folder.path, self.rank) if fast.every else None
+        self.held_out_loss = (-1, math.nan)  # a step, and what was measured there
         if job.sizes.device == "cpu":
             torch.set_num_threads(job.sizes.threads)
 
@@ -115,8 +125,15 @@ class Worker:
         names = ("verify", "engine", "restore")
         self.starting = {"workers": self.begun - job.submitted, **dict(zip(names, spans, strict=True))}
         self._open_logs(self.standing.step)
+        self._open_saver()
         place = Place(self.rank, self.world, job.sizes.micro_batch, self.device, job.bos)
-        train(self.engine, steps, self.standing.step, length, job.recipe.training, job.held_out, place, self)
+        step = train(
+            self.engine, steps, self.standing.step, length, job.recipe.training, job.held_out, place, self
+        )
+        self._phase(f"saving step {step:,}")
+        self.saver.finish()
+        if step == length.steps:
+            self.saver.end()
 
     # The hooks of the loop.
 
@@ -149,38 +166,19 @@ class Worker:
             self.sequences.append({"step": step, "losses": losses})
 
     def log_evaluation(self, row: dict[str, Any]) -> None:
+        self.held_out_loss = (row["step"], row["held_out_loss"])
         if self.rank == 0:
             self.evaluations.append(row)
             self.poster.post("evaluation", row, now=True)
 
-    def save(self, step: int, tokens: int, cursor: Cursor) -> None:
-        folder = checkpoint.checkpoint_folder(self.folder.checkpoints, step)
+    def save_due(self, step: int) -> bool:
+        return self.saver.due(step)
+
+    def save(self, step: int, tokens: int, cursor: Cursor, last: bool) -> None:
         self._phase(f"saving step {step:,}")
-        try:
-            if self.rank == 0:
-                checkpoint.clear(folder)
-            dist.barrier()
-            self.engine.save(folder)
-            dist.barrier()
-            parts: list[Any] = [None] * self.world
-            dist.all_gather_object(parts, checkpoint.hash_files(folder, self.rank, self.world))
-            if self.rank == 0:
-                files = {name: value for part in parts for name, value in part.items()}
-                standing = Standing(
-                    **{**vars(self.job.start), "step": step, "tokens": tokens, "cursor": cursor}
-                )
-                checkpoint.commit(folder, standing, files)
-                checkpoint.prune(self.folder.checkpoints, self.job.recipe.training.checkpoint.keep)
-            self._tell_ray(step, folder)
-        except (OSError, RuntimeError) as error:
-            reason = _write_error(error)
-            if reason is None:
-                raise
-            raise StorageError(
-                f"the checkpoint cannot be written ({reason})",
-                where=str(folder),
-                fix="make room there and start again: the run goes on from the last whole checkpoint",
-            ) from None
+        standing = Standing(**{**vars(self.job.start), "step": step, "tokens": tokens, "cursor": cursor})
+        measured, loss = self.held_out_loss
+        self.saver.save(standing, loss if measured == step else None, now=last)
         self._phase("training")
 
     def stop_asked(self) -> bool:
@@ -189,20 +187,19 @@ class Worker:
     # What happens before the first step.
 
     def _take_up(self) -> tuple[Standing, Path | None]:
-        """Where to start: rank 0 verifies the checkpoints, all go on from the same one."""
-        found: str | None = None
-        if self.rank == 0:
-            newest = checkpoint.newest_verified(self.folder.checkpoints, self.poster.note)
-            found = str(newest) if newest else None
-            checkpoint.drop_after(
-                self.folder.checkpoints, checkpoint.read_standing(newest).step if newest else 0
-            )
-        found = broadcast_from_rank_zero(found)
+        """Where to start: all go on from the same checkpoint, and share in verifying it."""
+        config = self.job.recipe.training.checkpoint
+        found = find(self.crew, self.folder, self.job.start, self.fast, Copies.of(config))
         if found is None:
             return self.job.start, None
-        standing = checkpoint.read_standing(Path(found))
-        _refuse_other(standing, self.job.start, found)
-        return standing, Path(found)
+        _refuse_other(found.standing, self.job.start, str(found.folder))
+        return found.standing, found.folder
+
+    def _open_saver(self) -> None:
+        config = self.job.recipe.training.checkpoint
+        failures = config.mean_time_between_failures or mean_time_between_failures(self.world)
+        cadence = Cadence(self.job.length.checkpoint_every, self.standing.step, failures)
+        self.saver = Saver(Means(self.crew, self.folder, config, self.fast), cadence, self.engine.snapshot)
 
     def _stream(self, cursor: Cursor, steps: int) -> DealtSteps:
         """This worker's steps from ``cursor`` on; rank 0 starts the dealer, beside itself."""
@@ -230,17 +227,6 @@ class Worker:
             if self.job.recipe.training.sequence_losses:
                 self.sequences = StepLog(self.folder.sequence_losses, after)
             self.quarantine = Quarantine(self.folder.quarantine)
-
-    def _tell_ray(self, step: int, folder: Path) -> None:
-        """Ray's own record of checkpoints gets a pointer; our folder is the truth."""
-        pointer = None
-        if self.rank == 0:
-            place = Path(self.job.pointers) / folder.name
-            place.mkdir(parents=True, exist_ok=True)
-            (place / "pointer.json").write_text(json.dumps({"checkpoint": str(folder)}), encoding="utf-8")
-            pointer = ray.train.Checkpoint.from_directory(str(place))
-        mode = ray.train.CheckpointUploadMode.NO_UPLOAD
-        ray.train.report({"step": step}, checkpoint=pointer, checkpoint_upload_mode=mode)
 
     def _phase(self, phase: str) -> None:
         if self.rank == 0:
@@ -271,14 +257,6 @@ def _engine_settings(job: Job, world: int) -> EngineSettings:
         epsilon=training.epsilon,
         clip=training.clip,
     )
-
-
-def _write_error(error: OSError | RuntimeError) -> str | None:
-    """Why a file could not be written; None if that was not the error. torch's writer says it in its own words."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    own_words = ("PytorchStreamWriter", "inline_container", "iostream error")
-    return "no space left, or the disk is failing" if any(w in str(error) for w in own_words) else None
 
 
 def _refuse_other(found: Standing, wanted: Standing, where: str) -> None:
