@@ -20,6 +20,8 @@ from raypretrain.tokens.cursor import Cursor
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
+CHECKPOINT_BYTES_PER_PARAMETER = 14
+"""Weights, both moments of Adam, and in bf16 the copy that computes."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,12 @@ def read_standing(folder: Path) -> Standing:
         return Standing(**{k: values[k] for k in names if k != "cursor"}, cursor=Cursor(**values["cursor"]))
     except (KeyError, TypeError) as error:
         raise RunError(f"the manifest is damaged ({error})", where=str(folder / MANIFEST)) from None
+
+
+def files_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every file of a checkpoint, with its size and hash."""
+    files: dict[str, dict[str, Any]] = _read_manifest(folder)["files"]
+    return files
 
 
 def problem_of(folder: Path) -> str | None:

@@ -1,0 +1,111 @@
+"""What Ray Train decides differently for us: only numbers that divide the batch, and regrouping is no failure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    NoopDecision,
+    ResizeDecision,
+    ScalingDecision,
+)
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+from raypretrain.training.cluster import LEAST_STREAM_CPUS, most_workers
+from raypretrain.training.requests import Regroup
+
+_LOOK_SECONDS = 5.0
+_ANSWER_SECONDS = 5.0
+
+
+class RegroupingPolicy(DefaultFailurePolicy):
+    """Workers that left in order, after a checkpoint, do not count as failures."""
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        if isinstance(training_failed_error, WorkerGroupError) and any(
+            isinstance(error, Regroup) for error in training_failed_error.worker_failures.values()
+        ):
+            return FailureDecision.RETRY
+        return super().make_decision(training_failed_error)
+
+
+class DivisorPolicy(ElasticScalingPolicy):
+    """Ray's elastic policy, with worker numbers that divide the batch, and a checkpoint before the group grows.
+
+    Args:
+        scaling_config: with the least and the most workers.
+        batch: sequences of a step.
+        board: of the run; the workers look there for what is asked of them.
+    """
+
+    def __init__(self, scaling_config: ray.train.ScalingConfig, batch: int, board: Any) -> None:
+        super().__init__(scaling_config)
+        self._batch, self._board = batch, board
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        self._board.ask_to_regroup.remote(None)
+        return super().make_decision_for_non_running_worker_group()
+
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: Any, worker_group_status: Any
+    ) -> ScalingDecision:
+        """Never resizes a group that works: it asks it to save and leave, and a new one of the new size follows."""
+        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+        running = worker_group_state.num_workers
+        if isinstance(decision, ResizeDecision) and decision.num_workers > running:
+            self._board.ask_to_regroup.remote(running)
+        return NoopDecision()
+
+    def _get_reserved_resources(self) -> Any:
+        """As Ray's, but of the nodes that live now: its own view may be 20 s old."""
+        try:
+            coordinator = self._autoscaling_coordinator
+            reserved = coordinator.get_reserved_resources.remote(self._requester_id, recompute=True)
+            found = ray.get(reserved, timeout=_ANSWER_SECONDS)
+        except ray.exceptions.RayError:
+            return None
+        leaving = ray._private.state.state.get_draining_nodes()
+        return {node: resources for node, resources in found.items() if node not in leaving}
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        """Zero, which means to wait, where fewer fit than the recipe's least."""
+        possible = super()._count_possible_workers(reserved_resources)
+        each = self.scaling_config._resources_per_worker_not_none.get("CPU", 0)
+        cpus = sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+        while possible and possible * each + LEAST_STREAM_CPUS > cpus + 1e-9:
+            possible -= 1
+        return most_workers(self._batch, self.scaling_config.min_workers, possible)
+
+
+class Trainer(TorchTrainer):
+    """Ray's, with these two policies.
+
+    Args:
+        batch: sequences of a step.
+        board: of the run.
+        kwargs: of Ray's trainer.
+    """
+
+    def __init__(self, *args: Any, batch: int, board: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._batch, self._board = batch, board
+
+    def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
+        kwargs["failure_policy"] = RegroupingPolicy(self.run_config.failure_config)
+        if self.scaling_config.elasticity_enabled:
+            kwargs["scaling_policy"] = DivisorPolicy(self.scaling_config, self._batch, self._board)
+        return super()._initialize_and_run_controller(**kwargs)
+
+
+def scaling(workers: int | tuple[int, int], cpus: float, gpu: bool) -> ray.train.ScalingConfig:
+    """A fixed number of workers, or the least and the most."""
+    return ray.train.ScalingConfig(
+        num_workers=workers,
+        use_gpu=gpu,
+        resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
+        elastic_resize_monitor_interval_s=_LOOK_SECONDS,
+    )
