@@ -1,5 +1,6 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
+TIMES ?= 1
 
 .PHONY: setup demo test test-unit check faults bench lock clean
 
@@ -26,8 +27,8 @@ check: setup  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy raypretrain
 
-faults: setup  ## the tests that break things: kills, interruptions, damaged files
-	$(BIN)/pytest -m faults
+faults: setup  ## the fault schedule, every row, as a table; TIMES=3 runs it three times, or up to the first failure
+	@for time in $$(seq $(TIMES)); do $(BIN)/pytest tests/faults -m "" || exit 1; done
 
 bench: setup  ## the benchmarks, side by side with their peers
 	$(BIN)/python benchmarks/step.py

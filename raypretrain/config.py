@@ -26,6 +26,8 @@ class Config(BaseModel):
     )
 
 
+# USER:PASSWORD@ behind the scheme, or over HTTP also TOKEN@; Azure's abfss://CONTAINER@ACCOUNT holds no secret.
+_PASSWORD = re.compile(r"://[^/@:\s]*:[^@\s]+@|https?://[^/@\s]+@", re.IGNORECASE)
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
 
@@ -121,6 +123,7 @@ def validate(
     lines: dict[tuple[str, ...], int] | None = None,
 ) -> C:
     """``values`` as a ``schema``; the first thing that is wrong becomes one :class:`RecipeError`."""
+    _refuse_passwords(values, where, lines or {})
     try:
         return schema.model_validate(values, context={"folder": str(folder), "name": name})
     except ValidationError as error:
@@ -228,9 +231,8 @@ def _recipe_error(
 ) -> RecipeError:
     location = tuple(str(part) for part in detail["loc"])
     keys = [part for part in location if not part.startswith(("function-", "union", "tagged"))]
-    line = next((lines[p] for n in range(len(location), 0, -1) if (p := location[:n]) in lines), None)
-    place = f"--set {'.'.join(keys)}" if line == 0 else where if line is None else f"{where}:{line}"
     key = ".".join(keys)
+    line, place = _place(location, key, where, lines)
     if detail["type"] == "extra_forbidden":
         known = _known_keys(schema, location[:-1])
         guess = nearest(location[-1], known)
@@ -245,6 +247,26 @@ def _recipe_error(
         f" (got {got!r})" if isinstance(got, str | int | float | bool) and repr(got) not in message else ""
     )
     return RecipeError(f"{subject}{message}{shown}", where=place)
+
+
+def _place(
+    location: tuple[str, ...], key: str, where: str, lines: dict[tuple[str, ...], int]
+) -> tuple[int | None, str]:
+    """The line of a key, 0 if ``--set`` gave it, and how a user is told of the place."""
+    line = next((lines[p] for n in range(len(location), 0, -1) if (p := location[:n]) in lines), None)
+    return line, f"--set {key}" if line == 0 else where if line is None else f"{where}:{line}"
+
+
+def _refuse_passwords(values: dict[str, Any], where: str, lines: dict[tuple[str, ...], int]) -> None:
+    """Refuse a URL with a password, without showing it: it would stand in every copy of the recipe."""
+    for key, value in flatten(values).items():
+        if isinstance(value, str) and _PASSWORD.search(value):
+            line, place = _place(tuple(key.split(".")), key, where, lines)
+            raise RecipeError(
+                f"{key}: a URL with a password in it" if line else "a URL with a password in it",
+                where=place,
+                fix="take it out; keys come from the environment, or from the store's own files",
+            )
 
 
 def _known_keys(schema: type[BaseModel], path: tuple[str, ...]) -> list[str]:

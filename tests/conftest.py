@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from s3_server import S3Server, weed_server
 
+pytest_plugins = ["fault_table"]
+
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -73,3 +75,21 @@ def cluster() -> Iterator[str]:
     connect(None, cpus=2)
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """The recipe of a tiny model: 40 steps, two workers."""
+    from runs import write_recipe
+
+    return write_recipe(tmp_path_factory.mktemp("recipe"), corpus)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: str, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of that recipe which nothing befell: what a disturbed one is compared with."""
+    from runs import run
+
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert run(tiny_recipe, folder).status == "finished"
+    return folder

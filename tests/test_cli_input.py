@@ -100,6 +100,7 @@ def test_a_corrupt_compressed_file_is_named(
         assert command.fails(*arguments).startswith(f"{bad}: ")
 
 
+@pytest.mark.row(19, "a corpus smaller than one batch")
 def test_a_corpus_smaller_than_one_batch_is_refused_before_ray_starts(
     command: Command, recipe: Path, no_ray: None
 ) -> None:

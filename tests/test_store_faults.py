@@ -69,6 +69,7 @@ def documents(path: str, endpoint_url: str) -> list[tuple[str, int, int]]:
     return [(d.text, d.file, d.position) for reader in storage.read_ahead(readers) for d in reader]
 
 
+@pytest.mark.row(13, "object storage fails while reading")
 @pytest.mark.faults
 def test_a_store_that_refuses_resets_and_cuts_short_gives_the_same_documents(store, proxy):
     path = fill(store)

@@ -32,7 +32,10 @@ def sample(
         raise InputError(
             "there is no tokenizer.json", where=str(folder), fix="give a released model's folder"
         )
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exceptions, of a file that it cannot parse
+        raise InputError(f"is no tokenizer ({error})", where=str(path)) from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     bos, eos = (_special(folder, name) for name in ("bos_token_id", "eos_token_id"))

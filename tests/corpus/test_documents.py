@@ -74,6 +74,7 @@ def test_a_skippable_frame_and_padding_are_passed_over(tmp_path):
     assert read_all(corpus(tmp_path)) == ["a", "a", "b"]
 
 
+@pytest.mark.row(18, "odd ends of lines")
 def test_only_a_newline_ends_a_line_of_a_txt_file(tmp_path):
     (tmp_path / "a.txt").write_bytes("one\u2028still\r\n\ntwo\x0bstill\nthree".encode())
     expected = ["one\u2028still", "two\x0bstill", "three"]
@@ -126,6 +127,7 @@ def test_a_line_longer_than_many_fragments_is_one_document(tmp_path):
     assert read_all(corpus(tmp_path), 1000) == texts
 
 
+@pytest.mark.row(18, "odd ends of lines")
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.txt"])
 def test_the_mark_at_the_start_of_a_file_is_dropped(tmp_path, name):
     data = b"\xef\xbb\xbf" + (json_lines(["text"]) if "jsonl" in name else b"text")

@@ -59,6 +59,7 @@ def test_a_nul_inside_a_text_is_a_character_like_any_other(tmp_path):
     assert texts(corpus(tmp_path)) == ["a\0b", "c\0d", "e\0f"]
 
 
+@pytest.mark.row(18, "odd ends of lines")
 def test_carriage_returns_are_text_except_before_the_newline_of_a_line(tmp_path):
     write(tmp_path / "a.txt", b"one\r\n\r\ntwo\rstill\r\r\n")
     assert texts(corpus(tmp_path, documents="line")) == ["one", "two\rstill\r"]

@@ -34,6 +34,7 @@ BAD_LINES = {
 }
 
 
+@pytest.mark.row(17, "text that is none, in a record")
 @pytest.mark.parametrize("suffix", COMPRESSIONS)
 @pytest.mark.parametrize("kind", BAD_LINES)
 def test_exactly_the_bad_line_is_left_out_however_the_file_is_cut(tmp_path, kind, suffix):
@@ -123,6 +124,7 @@ def long_lines(count: int) -> bytes:
     return json_lines([f"line {i} " + random.bytes(20).hex() for i in range(count)])
 
 
+@pytest.mark.row(14, "a truncated or damaged file")
 @pytest.mark.parametrize("suffix", COMPRESSIONS[1:])
 @pytest.mark.parametrize("damage", ["cut off", "middle", "at the start", "garbage behind"])
 def test_what_is_whole_before_the_damage_of_a_compressed_file_is_kept(tmp_path, suffix, damage):
@@ -172,6 +174,7 @@ def test_a_whole_text_file_that_is_damaged_is_one_bad_record(tmp_path):
     assert [(r.where, r.position) for r in bad] == [(str(path), 0)]
 
 
+@pytest.mark.row(17, "text that is none, in a record")
 def test_null_and_undecodable_cells_of_parquet_are_left_out(tmp_path):
     column = pa.array([b"fine", None, b"caf\xe9", b"good", None] * 300).view(pa.string())
     path = tmp_path / "a.parquet"
@@ -184,6 +187,7 @@ def test_null_and_undecodable_cells_of_parquet_are_left_out(tmp_path):
         assert bad[1] == BadRecord("'text' is not UTF-8", f"{path}, row 2", 0, 2)
 
 
+@pytest.mark.row(14, "a truncated or damaged file")
 def test_a_truncated_parquet_file_is_one_bad_record_and_the_others_are_read(tmp_path):
     rows = [f"{i * 7919 % 10007}" for i in range(5000)]
     for name in ("a", "b", "c"):

@@ -59,6 +59,7 @@ def test_a_broken_config_or_tokenizer_is_named(spoiled):
     _fails(folder, "config.json: cannot be read as JSON")
 
 
+@pytest.mark.row(22, "a base model that does not fit")
 def test_a_tokenizer_that_does_not_fit_is_refused(spoiled):
     folder = spoiled(vocab_size=599)
     _fails(folder, "has 600 tokens, but the model of this folder has a vocabulary of 599")
@@ -69,6 +70,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(spoiled):
     assert open_base(BaseConfig(path=str(folder))).shape.vocabulary == 640
 
 
+@pytest.mark.row(22, "a base model that does not fit")
 def test_another_architecture_is_refused(spoiled):
     _fails(spoiled(model_type="gpt2"), "is a model of type 'gpt2'")
 
@@ -90,6 +92,7 @@ def test_pickled_weights_alone_are_refused(recipe, spoiled):
         finetune(recipe(base={"path": str(folder)}))
 
 
+@pytest.mark.row(22, "a base model that does not fit")
 def test_weights_that_do_not_fit_the_config_are_refused(recipe, spoiled):
     with pytest.raises(InputError, match=r"model\.layers\.0\.mlp|feed_forward"):
         finetune(recipe(base={"path": str(spoiled(intermediate_size=65))}))

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runs import fingerprints, metrics, run, train_workers, write_recipe
-from s3_server import S3Server
+from runs import fingerprints, metrics, run, train_workers
 
 from raypretrain.errors import RaypretrainError, RecipeError
 from raypretrain.training.checkpoint import committed, problem_of
@@ -24,15 +18,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
-    return write_recipe(tmp_path_factory.mktemp("recipe"), corpus)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(cluster: str, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
-    assert run(recipe, folder).status == "finished"
-    return folder
+def recipe(tiny_recipe: Path) -> Path:
+    return tiny_recipe
 
 
 def test_every_step_has_all_its_metrics(undisturbed: Path) -> None:
@@ -106,71 +93,12 @@ def test_a_step_is_traced_with_the_loss_of_each_sequence(cluster: str, recipe: P
         assert row["sources"] == {"reviews": tokens}
 
 
-@pytest.mark.faults
-def test_a_worker_killed_in_mid_run_changes_no_batch_and_no_loss(undisturbed: Path, recipe: Path) -> None:
-    folder = undisturbed.parent / "killed"
-    killed: list[int] = []
-
-    def kill_one(event: dict[str, Any]) -> None:
-        if not killed and event.get("step", {}).get("step", 0) >= 13:
-            workers = train_workers()
-            assert len(workers) == 2
-            killed.append(workers[1].pid)
-            workers[1].send_signal(signal.SIGKILL)
-
-    assert run(recipe, folder, watch=kill_one).status == "finished"
-    assert killed
-    assert fingerprints(folder) == fingerprints(undisturbed)
-    assert [row["loss"] for row in metrics(folder)] == [row["loss"] for row in metrics(undisturbed)]
-
-
-@pytest.mark.faults
-def test_a_run_interrupted_by_ctrl_c_saves_and_goes_on(undisturbed: Path, recipe: Path, cluster: str) -> None:
-    folder = undisturbed.parent / "interrupted"
-    command = [sys.executable, "-m", "raypretrain.cli", "pretrain", str(recipe), "--json"]
-    command += ["--set", f"run.folder={folder}", "--set", f"compute.address={cluster}"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    deadline = time.monotonic() + 100
-    while len(read_log(folder / "metrics.jsonl")) < 3:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    out, error = process.communicate(timeout=100)
-    assert process.returncode == 130, error
-    stopped = json.loads(out)
-    assert stopped["status"] == "stopped"
-    assert committed(folder / "checkpoints")[0].name == f"step-{stopped['step']:08d}"
-    assert 3 <= stopped["step"] < 40
-
-    assert run(recipe, folder).status == "finished"
-    assert fingerprints(folder) == fingerprints(undisturbed)
-    assert [row["loss"] for row in metrics(folder)] == [row["loss"] for row in metrics(undisturbed)]
-
-
 def test_one_worker_reads_the_same_batches_as_two(undisturbed: Path, recipe: Path) -> None:
     folder = undisturbed.parent / "one-worker"
     run(recipe, folder, "compute.workers=1")
     assert fingerprints(folder) == fingerprints(undisturbed)
     losses = zip(metrics(folder), metrics(undisturbed), strict=True)
     assert all(a["loss"] == pytest.approx(b["loss"], rel=1e-4) for a, b in losses)
-
-
-def test_a_corpus_in_a_bucket_gives_the_same_batches_as_the_local_one(
-    undisturbed: Path, recipe: Path, corpus: Path, s3: S3Server
-) -> None:
-    for shard in sorted(corpus.iterdir()):
-        s3.put(f"reviews/{shard.name}", shard.read_bytes())
-    folder = undisturbed.parent / "from-s3"
-    source = [
-        "corpus.sources.0.path=s3://corpus/reviews/*.jsonl",
-        f"corpus.sources.0.endpoint_url={s3.endpoint_url}",
-    ]
-    run(recipe, folder, *source, "training.steps=8")
-    expected = fingerprints(undisturbed)
-    assert fingerprints(folder) == {step: expected[step] for step in range(1, 9)}
 
 
 def test_no_extension_is_compiled_so_no_compiler_is_needed(undisturbed: Path, extensions: Path) -> None:

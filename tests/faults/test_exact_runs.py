@@ -1,4 +1,7 @@
-"""Real runs with 1, 2, 3 and 4 workers, left alone, killed once and killed twice: the batches of the plan."""
+"""Real runs with 1, 2, 3 and 4 workers, left alone, killed once and killed twice: the batches of the plan.
+
+Row 1, with any number of workers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_table import Account
 from runs import fingerprints, run, train_workers, write_recipe
 
 from raypretrain.config import load_recipe
@@ -38,12 +42,13 @@ def planned(folder: Path) -> dict[int, str]:
     }
 
 
+@pytest.mark.row(1, "no worker, one or two are killed, of 1 to 4")
 @pytest.mark.parametrize(
     "kills", [pytest.param((), marks=pytest.mark.long), (9,), pytest.param((5, 15), marks=pytest.mark.long)]
 )
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
 def test_every_batch_is_the_planned_one(
-    cluster: str, recipe: Path, tmp_path: Path, workers: int, kills: tuple[int, ...]
+    cluster: str, recipe: Path, tmp_path: Path, account: Account, workers: int, kills: tuple[int, ...]
 ) -> None:
     left = list(kills)
 
@@ -62,5 +67,6 @@ def test_every_batch_is_the_planned_one(
     assert not left
     found = fingerprints(folder)
     assert len(found) == STEPS
+    account(how="SIGKILL", exact=found == planned(folder))
     assert found == planned(folder)
     assert load_recipe(recipe, PretrainRecipe, []).training.global_batch % workers == 0

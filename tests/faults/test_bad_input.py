@@ -45,6 +45,7 @@ def many_lines(count=20_000):
     return b"".join(json.dumps({"text": f"line {i * 7919 % 10007}"}).encode() + b"\n" for i in range(count))
 
 
+@pytest.mark.row(14, "a truncated or damaged file")
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.txt.gz", "a.txt.zst"])
 @pytest.mark.parametrize("lost", [1, 9, 5000])
 def test_a_truncated_compressed_file_is_named(tmp_path, name, lost):
@@ -52,6 +53,7 @@ def test_a_truncated_compressed_file_is_named(tmp_path, name, lost):
     assert message(corpus(tmp_path)).startswith(f"{tmp_path / name}: is cut off")
 
 
+@pytest.mark.row(14, "a truncated or damaged file")
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
 def test_a_file_cut_off_between_two_members_goes_on_and_in_the_second_is_named(tmp_path, name):
     one = packed(name, GOOD)
@@ -59,6 +61,7 @@ def test_a_file_cut_off_between_two_members_goes_on_and_in_the_second_is_named(t
     assert "is cut off" in message(corpus(tmp_path))
 
 
+@pytest.mark.row(14, "a truncated or damaged file")
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
 @pytest.mark.parametrize("damage", ["middle", "start", "garbage behind"])
 def test_a_damaged_compressed_file_is_named(tmp_path, name, damage):
@@ -74,6 +77,7 @@ def test_a_damaged_compressed_file_is_named(tmp_path, name, damage):
     assert said.startswith(str(tmp_path / name))
 
 
+@pytest.mark.row(17, "text that is none, in a record")
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
@@ -98,6 +102,7 @@ def test_a_bad_line_is_named_with_its_number(tmp_path, name, line, reason):
     assert f"{tmp_path / name}:501: {reason}" in message(corpus(tmp_path), fragment_bytes=1000)
 
 
+@pytest.mark.row(17, "text that is none, in a record")
 @pytest.mark.parametrize("documents", ["file", "line", "block"])
 def test_a_txt_file_that_is_not_utf8_is_named_with_the_line(tmp_path, documents):
     (tmp_path / "a.txt").write_bytes("naïve\n\nfine\n\nb\xe4d".encode("latin-1"))
@@ -110,6 +115,7 @@ def parquet(path, column, values, **options):
     pq.write_table(pa.table({"id": range(len(values)), column: values}), path, **options)
 
 
+@pytest.mark.row(14, "a truncated or damaged file")
 @pytest.mark.parametrize("lost", [1, 100, 20_000])
 def test_a_truncated_parquet_file_is_named(tmp_path, lost):
     parquet(tmp_path / "a.parquet", "text", [f"{i * 7919 % 10007}" for i in range(20_000)])
@@ -118,6 +124,7 @@ def test_a_truncated_parquet_file_is_named(tmp_path, lost):
     assert message(corpus(tmp_path)).startswith(f"{tmp_path / 'a.parquet'}: is damaged")
 
 
+@pytest.mark.row(14, "a truncated or damaged file")
 def test_a_parquet_file_damaged_inside_is_named(tmp_path):
     parquet(
         tmp_path / "a.parquet", "text", [f"{i * 7919 % 10007}" for i in range(20_000)], compression="zstd"
@@ -128,27 +135,32 @@ def test_a_parquet_file_damaged_inside_is_named(tmp_path):
     assert message(corpus(tmp_path)).startswith(f"{tmp_path / 'a.parquet'}: is damaged")
 
 
+@pytest.mark.row(14, "a truncated or damaged file")
 def test_what_is_no_parquet_at_all_is_named(tmp_path):
     (tmp_path / "a.parquet").write_bytes(GOOD)
     assert "a.parquet: is damaged" in message(corpus(tmp_path))
 
 
+@pytest.mark.row(17, "text that is none, in a record")
 def test_a_null_in_parquet_is_named_with_its_row(tmp_path):
     parquet(tmp_path / "a.parquet", "text", ["x"] * 2500 + [None], row_group_size=1000)
     assert "a.parquet, row 2500: 'text' is null" in message(corpus(tmp_path))
 
 
+@pytest.mark.row(17, "text that is none, in a record")
 def test_bytes_in_parquet_that_are_no_utf8_are_named_with_their_row(tmp_path):
     column = pa.array([b"fine"] * 1500 + [b"caf\xe9"]).view(pa.string())
     parquet(tmp_path / "a.parquet", "text", column)
     assert "a.parquet, row 1500: 'text' is not UTF-8" in message(corpus(tmp_path))
 
 
+@pytest.mark.row(17, "text that is none, in a record")
 def test_a_column_that_is_not_text_is_named(tmp_path):
     parquet(tmp_path / "a.parquet", "text", [1, 2, 3])
     assert "a.parquet: the column 'text' is int64, not text" in message(corpus(tmp_path))
 
 
+@pytest.mark.row(17, "text that is none, in a record")
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.jsonl.zst"])
 def test_a_missing_column_is_noticed_before_the_run_and_those_there_are_named(tmp_path, name):
     if name == "a.parquet":
@@ -165,6 +177,7 @@ def test_a_missing_column_is_noticed_before_the_run_and_those_there_are_named(tm
     check_columns(build_manifest(config), config)
 
 
+@pytest.mark.row(15, "a shard swapped under its name")
 @pytest.mark.parametrize("quarantine", ["error", "quarantine"])
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.txt", "a.csv", "a.parquet", "a.arrow", "a.fa"])
 def test_a_file_that_changed_under_its_name_is_refused_though_its_size_is_the_same(
@@ -194,6 +207,7 @@ def test_a_file_that_changed_under_its_name_is_refused_though_its_size_is_the_sa
     assert list(read_documents(manifest, fragment, config, []))
 
 
+@pytest.mark.row(15, "a shard swapped under its name")
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet"])
 def test_an_object_that_changed_under_its_name_is_refused_though_its_size_is_the_same(
     s3, tmp_path, monkeypatch, name
@@ -217,6 +231,7 @@ def test_an_object_that_changed_under_its_name_is_refused_though_its_size_is_the
         list(read_documents(manifest, manifest.fragment(0), config, []))
 
 
+@pytest.mark.row(15, "a shard swapped under its name")
 def test_a_file_that_became_shorter_or_vanished_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(GOOD * 1000)

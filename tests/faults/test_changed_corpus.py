@@ -32,6 +32,7 @@ def start(shards: Path, tmp_path: Path, *overrides: str) -> Prepared:
     return prepare(recipe, folder, lambda line: None)
 
 
+@pytest.mark.row(16, "files added or removed before a resume")
 def test_files_that_were_added_or_removed_are_named_with_the_ways_to_go_on(
     shards: Path, tmp_path: Path
 ) -> None:
@@ -49,6 +50,7 @@ def test_files_that_were_added_or_removed_are_named_with_the_ways_to_go_on(
     assert "corpus.on_change=keep" in line
 
 
+@pytest.mark.row(16, "files added or removed before a resume")
 def test_with_keep_the_files_of_the_start_are_read_and_no_others(shards: Path, tmp_path: Path) -> None:
     before = start(shards, tmp_path).windows
     shutil.copy(shards / "shard-0.jsonl", shards / "shard-9.jsonl")
@@ -58,6 +60,7 @@ def test_with_keep_the_files_of_the_start_are_read_and_no_others(shards: Path, t
             assert (one.sequences.tokens == other.sequences.tokens).all()
 
 
+@pytest.mark.row(15, "a shard swapped under its name")
 def test_a_shard_replaced_by_one_of_the_same_size_is_refused_by_name(shards: Path, tmp_path: Path) -> None:
     windows = start(shards, tmp_path).windows
     path = shards / "shard-1.jsonl"

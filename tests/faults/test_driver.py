@@ -1,0 +1,126 @@
+"""Rows 4 and 6: the driver dies, or is asked to end; the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from fault_table import Account
+from runs import run
+from striking import Recovery, assert_exact, end_all, ended, offspring, start_command, wait_for_step
+
+from raypretrain.training.checkpoint import committed, problem_of
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
+
+JOB_STOP_SECONDS = 3.0
+"""After so long `ray job stop` kills what its SIGTERM has not ended."""
+
+NO_JOB_SERVER = "`ray job stop` itself did not run: a job server needs ray[default], which is not installed"
+
+
+@pytest.mark.row(4, "the driver dies; the cluster stays")
+def test_the_same_command_goes_on_after_the_death_of_its_driver(
+    undisturbed: Path, tiny_recipe: Path, tmp_path: Path, cluster: str, account: Account
+) -> None:
+    folder = tmp_path / "run"
+    process = start_command(tiny_recipe, folder, f"compute.address={cluster}")
+    wait_for_step(process, folder, 13)
+    process.kill()
+    recovery = Recovery(folder)
+    process.communicate()
+    # At once, though the workers of the dead driver may still be there.
+    assert run(tiny_recipe, folder).status == "finished"
+    account(how="SIGKILL to the driver", lost=recovery.lost, seconds=recovery.seconds, exact=False)
+    assert_exact(folder, undisturbed)
+    account(exact=True)
+
+
+@pytest.mark.row(6, "the driver is asked to end")
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
+def test_a_run_that_is_asked_to_end_saves_and_the_same_command_goes_on(
+    undisturbed: Path,
+    tiny_recipe: Path,
+    tmp_path: Path,
+    cluster: str,
+    account: Account,
+    number: signal.Signals,
+) -> None:
+    folder = tmp_path / "run"
+    process = start_command(tiny_recipe, folder, f"compute.address={cluster}")
+    wait_for_step(process, folder, 3)
+    os.killpg(process.pid, number)
+    asked = time.monotonic()
+    out, error = process.communicate(timeout=100)
+    took = time.monotonic() - asked
+    assert process.returncode == 128 + number, error
+    stopped = json.loads(out)
+    assert stopped["status"] == "stopped"
+    newest = committed(folder / "checkpoints")[0]
+    assert newest.name == f"step-{stopped['step']:08d}"
+    assert problem_of(newest) is None
+    assert 3 <= stopped["step"] < 40
+    account(how=f"{number.name} to the driver's group", lost="0 steps done again", exact=False)
+    account(note=f"a clean end {took:.1f} s after {number.name}")
+    assert run(tiny_recipe, folder).status == "finished"
+    assert_exact(folder, undisturbed)
+    account(exact=True)
+
+
+@pytest.mark.row(6, "the driver is asked to end, and killed")
+@pytest.mark.long
+def test_what_ray_job_stop_does_to_a_driver_loses_nothing_that_was_saved(
+    undisturbed: Path, tiny_recipe: Path, tmp_path: Path, cluster: str, account: Account
+) -> None:
+    folder = tmp_path / "run"
+    process = start_command(tiny_recipe, folder, f"compute.address={cluster}")
+    wait_for_step(process, folder, 3)
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.communicate(timeout=JOB_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    account(how="SIGTERM, SIGKILL 3 s later, as `ray job stop` does", exact=False)
+    if find_spec("aiohttp_cors") is None:
+        account(note=NO_JOB_SERVER)
+    saved = committed(folder / "checkpoints")
+    assert saved, "no checkpoint within the time that Ray gives"
+    account(lost=f"a checkpoint of {saved[0].name} in time")
+    assert run(tiny_recipe, folder).status == "finished"
+    assert_exact(folder, undisturbed)
+    account(exact=True)
+
+
+@pytest.mark.row(4, "the driver dies, its own cluster with it")
+@pytest.mark.long
+def test_nothing_is_left_of_a_cluster_whose_driver_died_and_the_same_command_goes_on(
+    undisturbed: Path, tiny_recipe: Path, tmp_path: Path, account: Account
+) -> None:
+    folder = tmp_path / "run"
+    address = {"RAY_ADDRESS": ""}  # none: it starts a cluster of its own
+    process = start_command(tiny_recipe, folder, **address)
+    try:
+        wait_for_step(process, folder, 13)
+    finally:
+        started = offspring(process)
+        process.kill()
+    recovery = Recovery(folder)
+    process.communicate()
+    left = end_all(started, within=20)
+    again = start_command(tiny_recipe, folder, **address)
+    try:
+        assert ended(again)["status"] == "finished"
+    finally:
+        again.kill()
+    account(how="SIGKILL to the driver", lost=recovery.lost, seconds=recovery.seconds, exact=False)
+    assert_exact(folder, undisturbed)
+    account(exact=True)
+    assert len(started) > 4
+    assert not left, f"still there 20 s after their driver's death: {left}"

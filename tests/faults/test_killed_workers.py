@@ -1,0 +1,91 @@
+"""Rows 1 and 26: a worker under SIGKILL, once and again and again."""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from fault_table import Account
+from runs import metrics, run, train_workers
+from striking import Strike, assert_exact
+
+from raypretrain.training.metrics import read_log
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
+
+KILLS, EVERY_SECONDS = 10, 20.0
+TRAINING_SHARE = 0.7
+"""At most so much of the time between two kills is training: then the run is not over before the last kill."""
+
+
+@pytest.mark.row(1, "a worker is killed in mid-step")
+@pytest.mark.parametrize("which", [pytest.param(0, marks=pytest.mark.long), 1])
+def test_a_worker_killed_in_mid_step_changes_no_batch_and_no_loss(
+    undisturbed: Path, tiny_recipe: Path, tmp_path: Path, account: Account, which: int
+) -> None:
+    folder = tmp_path / "run"
+
+    def kill() -> None:
+        workers = train_workers()
+        assert len(workers) == 2
+        workers[which].send_signal(signal.SIGKILL)
+
+    strike = Strike(folder, 13, kill)
+    assert run(tiny_recipe, folder, watch=strike).status == "finished"
+    assert strike.recovery
+    account(how=f"SIGKILL to worker {which} of 2", exact=False)
+    account(lost=strike.recovery.lost, seconds=strike.recovery.seconds)
+    assert strike.recovery.seconds, "nothing was restarted"
+    assert_exact(folder, undisturbed)
+    account(exact=True)
+
+
+class KillsEvery(threading.Thread):
+    """Kills a worker every so many seconds, whatever the run is doing then: training, saving, starting."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.killed = 0
+        self.over = threading.Event()
+        self._folder = folder
+
+    def run(self) -> None:
+        while not read_log(self._folder / "metrics.jsonl"):
+            time.sleep(0.1)
+        while self.killed < KILLS and not self.over.wait(EVERY_SECONDS):
+            workers = train_workers()
+            if workers:
+                workers[self.killed % len(workers)].send_signal(signal.SIGKILL)
+                self.killed += 1
+
+
+@pytest.mark.row(26, "a worker is killed every 20 s, ten times")
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_a_run_whose_workers_are_killed_every_20_seconds_comes_to_its_end_exactly(
+    undisturbed: Path, tiny_recipe: Path, tmp_path: Path, account: Account
+) -> None:
+    step = statistics.median(row["step_seconds"] for row in metrics(undisturbed))
+    steps = int(TRAINING_SHARE * KILLS * EVERY_SECONDS / step)
+    overrides = [f"training.steps={steps}", "training.evaluation.every=1000", f"compute.max_failures={KILLS}"]
+    alone, folder = tmp_path / "alone", tmp_path / "run"
+    begun = time.monotonic()
+    assert run(tiny_recipe, alone, *overrides).status == "finished"
+    without = time.monotonic() - begun
+    killer = KillsEvery(folder)
+    killer.start()
+    begun = time.monotonic()
+    try:
+        assert run(tiny_recipe, folder, *overrides).status == "finished"
+    finally:
+        killer.over.set()
+    took = time.monotonic() - begun
+    assert killer.killed == KILLS
+    account(how=f"SIGKILL every {EVERY_SECONDS:g} s, {KILLS} times", exact=False)
+    account(lost=f"{took:.0f} s instead of {without:.0f} s", seconds=(took - without) / KILLS)
+    assert_exact(folder, alone)
+    account(exact=True)

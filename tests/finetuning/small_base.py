@@ -1,0 +1,57 @@
+"""Fixtures: a small base model with a real tokenizer, and a task that a small model can learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from real_text import reviews
+from small_task import sentences, small_shape, write_csv
+
+from raypretrain.config import validate
+from raypretrain.finetuning.recipe import FinetuneRecipe
+from raypretrain.models.huggingface import save_causal_lm
+from raypretrain.models.transformer import CausalLM
+from raypretrain.tokens.export import save_huggingface_tokenizer
+from raypretrain.tokens.tokenizer import TokenizerConfig, train_tokenizer
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A released model with random weights: 2 layers of width 32, grouped heads, 600 pieces, 64 positions."""
+    folder = tmp_path_factory.mktemp("base")
+    config = TokenizerConfig(vocabulary=600)
+    tokenizer = train_tokenizer(iter(reviews(200)), config, folder / "own.model", threads=1)
+    save_huggingface_tokenizer(tokenizer, folder, max_length=64)
+    model = CausalLM(small_shape(tokenizer.vocabulary))
+    model.init_weights(seed=3)
+    save_causal_lm(model.state_dict(), model.shape, folder, bos=1, eos=2, pad=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.csv (240 examples) and test.csv (80)."""
+    folder = tmp_path_factory.mktemp("labelled")
+    write_csv(folder / "train.csv", sentences(240, seed=0))
+    write_csv(folder / "test.csv", sentences(80, seed=1))
+    return folder
+
+
+@pytest.fixture
+def recipe(base: Path, data: Path, tmp_path: Path) -> Callable[..., FinetuneRecipe]:
+    """A recipe for both, with what a test wants otherwise: ``recipe(adapt={"epochs": 1})``."""
+
+    def make(**rooms: Any) -> FinetuneRecipe:
+        task = {"name": "mood", "train": {"path": "train.csv"}, "test": {"path": "test.csv"}}
+        values: dict[str, Any] = {
+            "run": {"folder": str(tmp_path / "run")},
+            "base": {"path": str(base)},
+            "tasks": [task | rooms.pop("task", {})],
+            "adapt": {"length": 32, "batch": 16, "epochs": 2} | rooms.pop("adapt", {}),
+        }
+        return validate(values | rooms, FinetuneRecipe, folder=data, where="recipe.yaml")
+
+    return make
