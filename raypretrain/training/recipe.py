@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -76,9 +76,7 @@ class TrainingConfig(Config):
 class ComputeConfig(Config):
     """What the run computes with. Nothing here changes what is learned, up to rounding."""
 
-    workers: (
-        Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None
-    ) = Field(
+    workers: int | tuple[int, int] | None = Field(
         default=None,
         description="by default every GPU, or one worker without GPUs; [least, most] goes on with what there is",
     )
@@ -96,6 +94,14 @@ class ComputeConfig(Config):
     )
     address: str | None = Field(default=None, description="of a Ray cluster; by default one on this machine")
     max_failures: int = Field(default=3, ge=0, description="restarts after a lost worker")
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _number_or_pair(cls, value: Any) -> Any:
+        numbers = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+        if value is not None and not all(type(number) is int and number >= 1 for number in numbers):
+            raise ValueError(f"give a number of workers, from 1 on, or [least, most], not {value}")
+        return value
 
 
 class PretrainRecipe(Config):

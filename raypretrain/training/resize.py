@@ -22,12 +22,12 @@ _PREFIX = ".universal-"
 _MODULE = "deepspeed.checkpoint.ds_to_universal"
 
 
-def needs_conversion(saved_by: int, workers: int, zero: int, precision: str) -> bool:
+def needs_conversion(saved_by: int, workers: int, zero: int) -> bool:
     """Whether files of ``saved_by`` workers have to be converted for ``workers``.
 
-    Without ZeRO and in fp32 every worker holds everything, and one of them writes it.
+    Without ZeRO every worker holds everything, and one of them writes it.
     """
-    return saved_by != workers and not (zero == 0 and precision == "fp32")
+    return saved_by != workers and zero > 0
 
 
 def scratch_folder(checkpoint: Path) -> Path:

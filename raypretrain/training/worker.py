@@ -227,9 +227,8 @@ class Worker:
 
     def _begin_conversion(self, found: Path | None) -> tuple[bool, Conversion | None]:
         """Whether the checkpoint has to be converted for this number of workers; rank 0 begins at once."""
-        zero, precision = self.job.recipe.compute.zero, self.job.sizes.precision
-        saved_by = self.standing.world_size
-        universal = found is not None and needs_conversion(saved_by, self.world, zero, precision)
+        zero, saved_by = self.job.recipe.compute.zero, self.standing.world_size
+        universal = found is not None and needs_conversion(saved_by, self.world, zero)
         conversion = None
         if self.rank == 0:
             clear_scratch(self.folder.checkpoints)

@@ -56,7 +56,7 @@ def stage(folder: Path, phase: int, precision: str, zero: int) -> list[float]:
     import torch.distributed as dist
 
     place = folder / f"{precision}-{zero}"
-    universal = phase > 0 and needs_conversion(PHASES[phase - 1], PHASES[phase], zero, precision)
+    universal = phase > 0 and needs_conversion(PHASES[phase - 1], PHASES[phase], zero)
     engine = make_engine(precision, zero, dist.get_world_size(), universal)
     if phase:
         before = place / f"phase-{phase - 1}"
@@ -136,7 +136,7 @@ def losses(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[floa
             converted = [
                 start_conversion(folder / f"{precision}-{zero}" / f"phase-{phase - 1}")
                 for precision, zero in STAGES
-                if needs_conversion(PHASES[phase - 1], PHASES[phase], zero, precision)
+                if needs_conversion(PHASES[phase - 1], PHASES[phase], zero)
             ]
             for conversion in converted:
                 conversion.finish()
