@@ -13,7 +13,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ResizeDecision,
     ScalingDecision,
 )
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from raypretrain.training.cluster import LEAST_STREAM_CPUS, most_workers
 from raypretrain.training.requests import Regroup
@@ -23,13 +23,26 @@ _ANSWER_SECONDS = 5.0
 
 
 class RegroupingPolicy(DefaultFailurePolicy):
-    """Workers that left in order, after a checkpoint, do not count as failures."""
+    """Workers that left in order, after a checkpoint, do not count as failures; and whoever waits for nodes says so.
+
+    Args:
+        failure_config: with the recipe's number of restarts.
+        board: of the run.
+    """
+
+    def __init__(self, failure_config: ray.train.FailureConfig, board: Any) -> None:
+        super().__init__(failure_config)
+        self._board = board
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         if isinstance(training_failed_error, WorkerGroupError) and any(
             isinstance(error, Regroup) for error in training_failed_error.worker_failures.values()
         ):
             return FailureDecision.RETRY
+        if isinstance(
+            training_failed_error, ControllerError
+        ):  # of those, only starts that took too long are retried
+            self._board.note.remote("note: the workers do not start: waiting for room on the cluster")
         return super().make_decision(training_failed_error)
 
 
@@ -45,10 +58,17 @@ class DivisorPolicy(ElasticScalingPolicy):
     def __init__(self, scaling_config: ray.train.ScalingConfig, batch: int, board: Any) -> None:
         super().__init__(scaling_config)
         self._batch, self._board = batch, board
+        self._waiting = False
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         self._board.ask_to_regroup.remote(None)
-        return super().make_decision_for_non_running_worker_group()
+        decision = super().make_decision_for_non_running_worker_group()
+        waiting = isinstance(decision, NoopDecision)
+        if waiting and not self._waiting:
+            least = self.scaling_config.min_workers
+            self._board.note.remote(f"note: waiting for room for {least} workers, the least")
+        self._waiting = waiting
+        return decision
 
     def make_decision_for_running_worker_group(
         self, worker_group_state: Any, worker_group_status: Any
@@ -95,7 +115,7 @@ class Trainer(TorchTrainer):
         self._batch, self._board = batch, board
 
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
-        kwargs["failure_policy"] = RegroupingPolicy(self.run_config.failure_config)
+        kwargs["failure_policy"] = RegroupingPolicy(self.run_config.failure_config, self._board)
         if self.scaling_config.elasticity_enabled:
             kwargs["scaling_policy"] = DivisorPolicy(self.scaling_config, self._batch, self._board)
         return super()._initialize_and_run_controller(**kwargs)

@@ -20,7 +20,7 @@ from raypretrain.storage import check_writable, sha256_file, write_atomic
 from raypretrain.training import checkpoint
 from raypretrain.training.changes import DATA, SAFE, UNFORKABLE, Change, among, changes, shown
 from raypretrain.training.checkpoint import Standing
-from raypretrain.training.recipe import PretrainRecipe
+from raypretrain.training.recipe import PretrainRecipe, run_length
 from raypretrain.training.runfolder import RunFolder, fingerprint_of
 
 
@@ -53,6 +53,12 @@ def fork(recipe: PretrainRecipe, new: Path, say: Callable[[str], None]) -> Pretr
         raise RunError("has no checkpoint to fork from", where=str(old.path), fix="train until the first one")
     standing = checkpoint.read_standing(newest)
     anew = begins_anew(found)
+    if not anew and run_length(recipe, old.reached(recipe)[1]).steps <= standing.step:
+        raise RecipeError(
+            f"the parent has done {standing.step} steps, and the changed recipe has no more",
+            where=str(child.path),
+            fix="raise training.steps or training.tokens",
+        )
     _make(forked, old, child, newest, standing, anew, found)
     how = "its weights, from step 0" if anew else f"its step {standing.step:,}"
     say(f"forked from {old.path} at {newest.name}: goes on with {how}")

@@ -82,10 +82,10 @@ class RunFolder:
             RecipeError: it would change what is learned.
         """
         saved = self.read_recipe()
-        refuse_changes(recipe, saved, self.path, *self._reached(saved))
+        refuse_changes(recipe, saved, self.path, *self.reached(saved))
         return saved
 
-    def _reached(self, recipe: PretrainRecipe) -> tuple[int, int]:
+    def reached(self, recipe: PretrainRecipe) -> tuple[int, int]:
         """The last step that is in a checkpoint, and the model's parameters."""
         newest = next(iter(checkpoint.committed(self.checkpoints)), None)
         if newest is None or not self.tokenizer.is_file():
