@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
@@ -39,10 +40,14 @@ class RegroupingPolicy(DefaultFailurePolicy):
             isinstance(error, Regroup) for error in training_failed_error.worker_failures.values()
         ):
             return FailureDecision.RETRY
-        if isinstance(
-            training_failed_error, ControllerError
-        ):  # of those, only starts that took too long are retried
-            self._board.note.remote("note: the workers do not start: waiting for room on the cluster")
+        if isinstance(training_failed_error, ControllerError):
+            reason = training_failed_error.controller_failure
+            if isinstance(
+                reason, ray.exceptions.RayActorError
+            ):  # a worker lost in mid-start is a worker lost
+                return super().make_decision(WorkerGroupError(str(reason), {0: reason}))
+            if isinstance(reason, WorkerGroupStartupTimeoutError):
+                self._board.note.remote("note: waiting for room on the cluster for all workers")
         return super().make_decision(training_failed_error)
 
 
