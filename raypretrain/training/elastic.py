@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import ray
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import (
@@ -14,13 +14,16 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ResizeDecision,
     ScalingDecision,
 )
+from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from raypretrain.training.cluster import LEAST_STREAM_CPUS, most_workers
 from raypretrain.training.requests import Regroup
 
 _LOOK_SECONDS = 5.0
 _ANSWER_SECONDS = 5.0
+_WAIT_SECONDS = 0.5
 
 
 class RegroupingPolicy(DefaultFailurePolicy):
@@ -31,7 +34,7 @@ class RegroupingPolicy(DefaultFailurePolicy):
         board: of the run.
     """
 
-    def __init__(self, failure_config: ray.train.FailureConfig, board: Any) -> None:
+    def __init__(self, failure_config: FailureConfig, board: Any) -> None:
         super().__init__(failure_config)
         self._board = board
 
@@ -60,7 +63,7 @@ class DivisorPolicy(ElasticScalingPolicy):
         board: of the run; the workers look there for what is asked of them.
     """
 
-    def __init__(self, scaling_config: ray.train.ScalingConfig, batch: int, board: Any) -> None:
+    def __init__(self, scaling_config: ScalingConfig, batch: int, board: Any) -> None:
         super().__init__(scaling_config)
         self._batch, self._board = batch, board
         self._waiting = False
@@ -73,17 +76,24 @@ class DivisorPolicy(ElasticScalingPolicy):
             least = self.scaling_config.min_workers
             self._board.note.remote(f"note: waiting for room for {least} workers, the least")
         self._waiting = waiting
+        if waiting:
+            time.sleep(_WAIT_SECONDS)  # Ray would ask again at once, all the time
         return decision
 
     def make_decision_for_running_worker_group(
         self, worker_group_state: Any, worker_group_status: Any
     ) -> ScalingDecision:
-        """Never resizes a group that works: it asks it to save and leave, and a new one of the new size follows."""
-        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+        """Asks a group that works to save and leave, where there is room for more; a new one follows.
+
+        One that was started on a node that turned out to be dead may have left the stream no CPU: that is ended.
+        """
         running = worker_group_state.num_workers
-        if isinstance(decision, ResizeDecision) and decision.num_workers > running:
+        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+        if not isinstance(decision, ResizeDecision):
+            return NoopDecision()
+        if decision.num_workers > running:
             self._board.ask_to_regroup.remote(running)
-        return NoopDecision()
+        return NoopDecision() if self._leave_room_for_the_stream(running) == running else decision
 
     def _get_reserved_resources(self) -> Any:
         """As Ray's, but of the nodes that live now: its own view may be 20 s old."""
@@ -98,12 +108,14 @@ class DivisorPolicy(ElasticScalingPolicy):
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         """Zero, which means to wait, where fewer fit than the recipe's least."""
-        possible = super()._count_possible_workers(reserved_resources)
+        possible = self._leave_room_for_the_stream(super()._count_possible_workers(reserved_resources))
+        return most_workers(self._batch, self.scaling_config.min_workers, possible)
+
+    def _leave_room_for_the_stream(self, workers: int) -> int:
+        """As many of them as leave it a CPU to run on, of all nodes that live."""
         each = self.scaling_config._resources_per_worker_not_none.get("CPU", 0)
         cpus = sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
-        while possible and possible * each + LEAST_STREAM_CPUS > cpus + 1e-9:
-            possible -= 1
-        return most_workers(self._batch, self.scaling_config.min_workers, possible)
+        return max(n for n in range(workers + 1) if n * each + LEAST_STREAM_CPUS <= cpus + 1e-9 or n == 0)
 
 
 class Trainer(TorchTrainer):
@@ -120,15 +132,17 @@ class Trainer(TorchTrainer):
         self._batch, self._board = batch, board
 
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
-        kwargs["failure_policy"] = RegroupingPolicy(self.run_config.failure_config, self._board)
+        kwargs["failure_policy"] = RegroupingPolicy(
+            self.run_config.failure_config or FailureConfig(), self._board
+        )
         if self.scaling_config.elasticity_enabled:
             kwargs["scaling_policy"] = DivisorPolicy(self.scaling_config, self._batch, self._board)
         return super()._initialize_and_run_controller(**kwargs)
 
 
-def scaling(workers: int | tuple[int, int], cpus: float, gpu: bool) -> ray.train.ScalingConfig:
+def scaling(workers: int | tuple[int, int], cpus: float, gpu: bool) -> ScalingConfig:
     """A fixed number of workers, or the least and the most."""
-    return ray.train.ScalingConfig(
+    return ScalingConfig(
         num_workers=workers,
         use_gpu=gpu,
         resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
