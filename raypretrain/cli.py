@@ -55,6 +55,12 @@ def pretrain(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Resolve everything, print it, touch nothing.")
     ] = False,
+    fork: Annotated[
+        Path | None,
+        typer.Option(
+            "--fork", metavar="NEW_RUN", help="Go on in a new run, from RECIPE's run, with what changed."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Pretrain a model as RECIPE says; the same command again goes on where it stopped.
@@ -66,6 +72,7 @@ def pretrain(
       raypretrain pretrain jobs/pretrain-small.yaml
       raypretrain pretrain jobs/pretrain-small.yaml --set training.tokens=5M --set compute.workers=2
       raypretrain pretrain jobs/pretrain-small.yaml --dry-run
+      raypretrain pretrain jobs/pretrain-small.yaml --set training.learning_rate=5e-4 --fork runs/slower
     """
     from raypretrain.config import load_recipe
     from raypretrain.console import PretrainView, print_dry_run, print_outcome
@@ -75,12 +82,15 @@ def pretrain(
     if dry_run:
         from raypretrain.training.dryrun import dry_run as resolve
 
-        resolved = resolve(loaded)
+        resolved = resolve(loaded.in_folder(fork) if fork else loaded)
         print(json.dumps(resolved, indent=1)) if as_json else print_dry_run(resolved)
         return
+    from raypretrain.training.fork import fork as make_fork
     from raypretrain.training.pretrain import pretrain as run
 
     with PretrainView() as view:
+        if fork:
+            loaded = make_fork(loaded, fork, lambda line: view.watch({"say": line}))
         outcome = run(loaded, view.watch)
     if as_json:
         print(

@@ -111,7 +111,7 @@ class PretrainView(_View):
         resumed = "going on with" if start["resumed"] else "training"
         self.say(
             f"{resumed} {shape.parameters:,} parameters for {length.steps:,} steps "
-            f"of {length.tokens_per_step:,} tokens: {sizes.workers} workers on {sizes.device}, "
+            f"of {length.tokens_per_step:,} tokens: {_workers(vars(sizes))} on {sizes.device}, "
             f"{sizes.precision}, micro-batches of {sizes.micro_batch}"
         )
 
@@ -176,7 +176,7 @@ def print_dry_run(resolved: dict[str, Any]) -> None:
             if training["checkpoint_every"] == "auto"
             else f"a checkpoint every {training['checkpoint_every']:,}"
         ),
-        "compute": f"{compute['workers']} workers on {compute['device']}, {compute['precision']}, "
+        "compute": f"{_workers(compute)} on {compute['device']}, {compute['precision']}, "
         f"{compute['cpus_per_worker']:g} CPUs each, micro-batches of {compute['micro_batch']}",
         "memory a worker": ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in memory.items()),
     }
@@ -278,6 +278,12 @@ def print_traced_document(found: dict[str, Any]) -> None:
         print("held out: it is never trained on")
     for occurrence in found["occurrences"]:
         print(f"epoch {occurrence['epoch']}: {_steps_line(occurrence, found['steps_of_the_run'])}")
+
+
+def _workers(sizes: dict[str, Any]) -> str:
+    """``2 workers``, or ``2 workers (1 to 8)`` where their number may change."""
+    pair = sizes.get("elastic")
+    return f"{sizes['workers']} workers" + (f" ({pair[0]} to {pair[1]})" if pair else "")
 
 
 def _steps_line(occurrence: dict[str, Any], last: int) -> str:

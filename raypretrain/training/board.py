@@ -7,12 +7,15 @@ from typing import Any
 
 import ray
 
+from raypretrain.training.requests import Request
+
 
 class Board:
-    """What the workers post and the driver reads, and the one thing that the driver asks of them: to stop."""
+    """What the workers post and the driver reads, and what is asked of them: to stop, or to be grouped anew."""
 
     def __init__(self) -> None:
         self._stop = False
+        self._regroup: int | None = None
         self._error: str | None = None
         self._notes: list[str] = []
         self._latest: dict[str, Any] = {}
@@ -37,9 +40,15 @@ class Board:
         """Have the workers save a checkpoint after the step that they are in, and end."""
         self._stop = True
 
-    def stop_asked(self) -> bool:
-        """Whether :meth:`ask_to_stop` was called."""
-        return self._stop
+    def ask_to_regroup(self, workers: int | None) -> None:
+        """Have a group of ``workers`` save a checkpoint and leave, so that one of another size follows; None: no."""
+        self._regroup = workers
+
+    def asked(self, workers: int) -> Request:
+        """What is asked of a group of ``workers``."""
+        if self._stop:
+            return Request.STOP
+        return Request.REGROUP if self._regroup == workers else Request.NOTHING
 
     def read(self) -> tuple[dict[str, Any], list[str]]:
         """The latest values, and the notes since the last call."""
@@ -57,14 +66,15 @@ class Poster:
 
     Args:
         board: the actor's handle.
-        every: seconds between two posts of the same kind, and between two looks at whether to stop.
+        workers: of the group that this worker is in.
+        every: seconds between two posts of the same kind.
     """
 
-    def __init__(self, board: Any, every: float = 0.25) -> None:
-        self._board, self._every = board, every
+    def __init__(self, board: Any, workers: int, every: float = 0.25) -> None:
+        self._board, self._workers, self._every = board, workers, every
         self._posted: dict[str, float] = {}
-        self._asked: Any = board.stop_asked.remote()
-        self._stop = False
+        self._answer: Any = board.asked.remote(workers)
+        self._asked = Request.NOTHING
 
     def post(self, kind: str, value: Any, *, now: bool = False) -> None:
         """Post ``value``, unless the last one of its kind is very recent."""
@@ -77,9 +87,9 @@ class Poster:
         """Something that the user should read once."""
         self._board.note.remote(line)
 
-    def stop_asked(self) -> bool:
-        """Whether the driver asked to stop, as of at most a moment ago."""
-        if not self._stop and ray.wait([self._asked], timeout=0)[0]:
-            self._stop = ray.get(self._asked)
-            self._asked = self._board.stop_asked.remote()
-        return self._stop
+    def asked(self) -> Request:
+        """What is asked of this worker's group, as of at most a moment ago."""
+        if self._asked != Request.STOP and ray.wait([self._answer], timeout=0)[0]:
+            self._asked = ray.get(self._answer)
+            self._answer = self._board.asked.remote(self._workers)
+        return self._asked

@@ -24,6 +24,8 @@ from raypretrain.training.retention import kept
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
+CHECKPOINT_BYTES_PER_PARAMETER = 14
+"""Weights, both moments of Adam, and in bf16 the copy that computes."""
 _READERS = 4
 
 
@@ -100,6 +102,12 @@ def read_standing(folder: Path, name: str = MANIFEST) -> Standing:
         return Standing(**{k: values[k] for k in names if k != "cursor"}, cursor=Cursor(**values["cursor"]))
     except (KeyError, TypeError) as error:
         raise RunError(f"the manifest is damaged ({error})", where=str(folder / name)) from None
+
+
+def files_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every file of a checkpoint, with its size and hash."""
+    files: dict[str, dict[str, Any]] = read_manifest(folder)["files"]
+    return files
 
 
 def problem_of(folder: Path, name: str = MANIFEST, part: int = 0, parts: int = 1) -> str | None:

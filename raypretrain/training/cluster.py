@@ -37,6 +37,7 @@ class Sizes:
         threads: threads that a worker computes with.
         micro_batch: sequences of one forward pass.
         stream_cpus: CPUs that reading and tokenizing may use at once.
+        elastic: the least and the most workers, where the number may change while the run lasts.
     """
 
     workers: int
@@ -46,6 +47,7 @@ class Sizes:
     threads: int
     micro_batch: int
     stream_cpus: float
+    elastic: tuple[int, int] | None = None
 
 
 def connect(address: str | None, cpus: float | None = None) -> None:
@@ -61,6 +63,8 @@ def connect(address: str | None, cpus: float | None = None) -> None:
         return
     # A checkpoint's report waits for Ray's next look at its workers: 2 s by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # How soon the workers hear that their node is being reclaimed: 5 s by default.
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     address = address or os.environ.get("RAY_ADDRESS")
@@ -116,17 +120,26 @@ def size_up(recipe: PretrainRecipe, resources: dict[str, float]) -> Sizes:
     compute = recipe.compute
     cpus, gpus = resources.get("CPU", 0.0), int(resources.get("GPU", 0))
     device = _device(compute, gpus)
-    workers = compute.workers or (_fitting(recipe.training.global_batch, gpus) if device == "cuda" else 1)
-    if recipe.training.global_batch % workers:
-        raise ClusterError(batch_error(recipe.training.global_batch, workers))
+    batch, given = recipe.training.global_batch, compute.workers
+    elastic = given if isinstance(given, tuple) else None
+    stream = compute.stream_cpus or max(LEAST_STREAM_CPUS, cpus / 4)
+    if isinstance(given, tuple):
+        each = compute.cpus_per_worker or _cpus_for_each(cpus, stream, given[1], device)
+        room = int((cpus - LEAST_STREAM_CPUS) / each + 1e-9)
+        # Where not even the least fit, what follows says so.
+        workers = most_workers(batch, given[0], min(given[1], room, gpus if device == "cuda" else room))
+        workers = workers or next(w for w in range(given[0], given[1] + 1) if batch % w == 0)
+    else:
+        workers = given or (most_workers(batch, 1, max(1, gpus)) if device == "cuda" else 1)
+        each = compute.cpus_per_worker or _cpus_for_each(cpus, stream, workers, device)
+    if batch % workers:
+        raise ClusterError(batch_error(batch, workers))
     if device == "cuda" and workers > gpus:
         raise ClusterError(
             f"{workers} workers need as many GPUs, the cluster has {gpus}",
             where="compute.workers",
             fix=f"take at most {gpus} workers, or compute.device: cpu",
         )
-    stream = compute.stream_cpus or max(LEAST_STREAM_CPUS, cpus / 4)
-    each = compute.cpus_per_worker or _cpus_for_each(cpus, stream, workers, device)
     if workers * each + LEAST_STREAM_CPUS > cpus + 1e-9:
         raise ClusterError(
             f"{workers} workers of {each:g} CPUs and {LEAST_STREAM_CPUS:g} for the stream need "
@@ -134,15 +147,15 @@ def size_up(recipe: PretrainRecipe, resources: dict[str, float]) -> Sizes:
             where="compute.workers",
             fix="take fewer workers, or a smaller compute.cpus_per_worker",
         )
-    share = recipe.training.global_batch // workers
     return Sizes(
         workers=workers,
         device=device,
         precision=compute.precision or ("bf16" if device == "cuda" else "fp32"),
         cpus_per_worker=each,
         threads=max(1, round(each)),
-        micro_batch=_micro_batch(compute, device, share, recipe.sequences.length),
+        micro_batch=micro_batch_of(recipe, device, workers),
         stream_cpus=min(stream, cpus - workers * each),
+        elastic=elastic,
     )
 
 
@@ -161,9 +174,9 @@ def _device(compute: ComputeConfig, gpus: int) -> str:
     return compute.device
 
 
-def _fitting(batch: int, gpus: int) -> int:
-    """The most workers that divide the global batch."""
-    return max(w for w in range(1, max(1, gpus) + 1) if batch % w == 0)
+def most_workers(batch: int, least: int, most: int) -> int:
+    """The most workers, of ``least`` to ``most``, that divide the global batch; 0 if none do."""
+    return max((w for w in range(least, most + 1) if batch % w == 0), default=0)
 
 
 def _cpus_for_each(cpus: float, stream: float, workers: int, device: str) -> float:
@@ -173,9 +186,10 @@ def _cpus_for_each(cpus: float, stream: float, workers: int, device: str) -> flo
     return max(0.25, min(part, 4.0) if device == "cuda" else part)
 
 
-def _micro_batch(compute: ComputeConfig, device: str, share: int, length: int) -> int:
+def micro_batch_of(recipe: PretrainRecipe, device: str, workers: int) -> int:
     """The largest divisor of a worker's share within the recipe's micro-batch, or by default some thousand tokens."""
-    most = compute.micro_batch or max(1, (16384 if device == "cuda" else 4096) // length)
+    share, length = recipe.training.global_batch // workers, recipe.sequences.length
+    most = recipe.compute.micro_batch or max(1, (16384 if device == "cuda" else 4096) // length)
     return max(m for m in range(1, share + 1) if share % m == 0 and m <= most)
 
 

@@ -24,9 +24,7 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
     vocabulary = given.vocabulary if given else recipe.tokenizer.vocabulary
     folder = RunFolder(recipe.run.folder)
     if folder.begun():
-        from raypretrain.training.recipe import refuse_changes
-
-        refuse_changes(recipe, folder.read_recipe(), folder.path)
+        folder.refuse_changes(recipe)
     sizes = size_up(recipe, local_resources())
     shape = recipe.model.shape(vocabulary, recipe.sequences.length)
     length = run_length(recipe, shape.parameters)

@@ -52,6 +52,7 @@ class EngineSettings:
         betas: of AdamW.
         epsilon: of AdamW.
         clip: largest global norm of the gradient; 0 does not clip.
+        universal: whether :meth:`Engine.load` is given files that were converted for another number of workers.
     """
 
     zero: int
@@ -64,6 +65,7 @@ class EngineSettings:
     betas: tuple[float, float]
     epsilon: float
     clip: float
+    universal: bool = False
 
 
 class Engine:
@@ -156,11 +158,16 @@ class Engine:
         dist.barrier()
 
     def load(self, folder: Path) -> None:
-        """Take up what :meth:`save` wrote, with the same number of workers."""
+        """Take up what :meth:`save` wrote, with the same number of workers; or what was converted for this one."""
+        groups = self._engine.optimizer.param_groups
+        own = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         # DeepSpeed reads its own pickles; the caller has verified their hashes against our manifest.
         path, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
         if path is None:
             raise FileNotFoundError(f"{folder}: no engine state")
+        # Stage 3 gives every group what the first one had in converted files, its weight decay too.
+        for group, settings in zip(self._engine.optimizer.param_groups, own, strict=True):
+            group.update(settings)
 
 
 class _Copies(TorchCheckpointEngine):  # type: ignore[misc]
@@ -217,4 +224,5 @@ def _deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
+        "checkpoint": {"load_universal": settings.universal},
     }

@@ -18,6 +18,7 @@ from raypretrain.training.engine import Engine
 from raypretrain.training.evaluation import HeldOut, bits_per_byte, held_out_loss, share_of
 from raypretrain.training.objective import causal_targets
 from raypretrain.training.recipe import Length, TrainingConfig
+from raypretrain.training.requests import Regroup, Request, agree
 from raypretrain.training.schedule import learning_rate
 
 
@@ -50,11 +51,11 @@ class Hooks(Protocol):
     def save_due(self, step: int) -> bool:
         """Whether to make a checkpoint after ``step``; the same for every worker."""
 
-    def save(self, step: int, tokens: int, cursor: Cursor, last: bool) -> None:
-        """Begin to make a checkpoint; called by every worker after the same step, and after the ``last``."""
+    def save(self, step: int, tokens: int, cursor: Cursor, now: bool) -> None:
+        """Begin to make a checkpoint, or with ``now`` have it made; called by every worker after the same step."""
 
-    def stop_asked(self) -> bool:
-        """Whether this worker was asked to save and stop."""
+    def request(self) -> Request:
+        """What this worker was asked to do after this step."""
 
 
 def train(
@@ -71,6 +72,9 @@ def train(
 
     Args:
         steps: this worker's rows of each step.
+
+    Raises:
+        Regroup: the workers were asked to save and be started anew.
     """
     step, tokens = start, start * length.tokens_per_step
     data = iter(steps)
@@ -94,7 +98,7 @@ def train(
 
         own = rows.sequences.tokens
         fingerprint = fingerprint_rows(own, first=place.rank * len(own))
-        everyone = exchange(hooks, float(loss), data_wait, fingerprint, hooks.stop_asked())
+        everyone = exchange(hooks, float(loss), data_wait, fingerprint, hooks.request())
         seconds = time.perf_counter() - begun
         hooks.log_step(
             {
@@ -113,13 +117,16 @@ def train(
         )
         if each is not None:
             hooks.log_sequences(step, sequence_losses(each, rows, place, hooks))
-        last = step == length.steps or everyone.stop
+        last = step == length.steps or everyone.request == Request.STOP
         if step % length.evaluate_every == 0 or step == length.steps:
             evaluate(engine, held_out, step, tokens, place, hooks)
-        if last or hooks.save_due(step):
-            hooks.save(step, tokens, rows.cursor, last)
+        urgent = last or everyone.request != Request.NOTHING
+        if urgent or hooks.save_due(step):
+            hooks.save(step, tokens, rows.cursor, urgent)
         if last:
             break
+        if everyone.request == Request.REGROUP:
+            raise Regroup(f"after step {step}")
     return step
 
 
@@ -185,19 +192,19 @@ class Everyone:
     loss: float
     data_wait: float
     fingerprint: int
-    stop: bool
+    request: Request
 
 
-def exchange(hooks: Hooks, loss: float, data_wait: float, fingerprint: int, stop: bool) -> Everyone:
+def exchange(hooks: Hooks, loss: float, data_wait: float, fingerprint: int, request: Request) -> Everyone:
     """Bring the workers' figures together in one collective: floats travel as their 64 bits."""
     floats = torch.tensor([loss, data_wait], dtype=torch.float64).view(torch.int64)
     signed = fingerprint - 2**64 if fingerprint >= 2**63 else fingerprint
-    own = torch.cat([floats, torch.tensor([signed, int(stop)], dtype=torch.int64)])
+    own = torch.cat([floats, torch.tensor([signed, int(request)], dtype=torch.int64)])
     all_rows = hooks.gather(own)
     numbers = all_rows[:, :2].contiguous().view(torch.float64)
     return Everyone(
         loss=float(numbers[:, 0].mean()),
         data_wait=float(numbers[:, 1].max()),
         fingerprint=sum(all_rows[:, 2].tolist()) % 2**64,
-        stop=bool(all_rows[:, 3].any()),
+        request=agree(all_rows[:, 3].tolist()),
     )

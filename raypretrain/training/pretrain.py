@@ -25,7 +25,7 @@ from raypretrain.storage import check_writable, write_atomic
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.training import checkpoint
 from raypretrain.training.board import start_board
-from raypretrain.training.checkpoint import Standing
+from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER, Standing
 from raypretrain.training.cluster import (
     Sizes,
     connect,
@@ -34,6 +34,7 @@ from raypretrain.training.cluster import (
     missing_now,
     size_up,
 )
+from raypretrain.training.elastic import Trainer, scaling
 from raypretrain.training.prepare import Prepared, prepare
 from raypretrain.training.recipe import Length, PretrainRecipe, run_length
 from raypretrain.training.release import release
@@ -41,7 +42,6 @@ from raypretrain.training.runfolder import RunFolder, fingerprint_of
 from raypretrain.training.worker import Job, train_worker
 
 _POLL_SECONDS = 0.2
-_CHECKPOINT_BYTES_PER_PARAMETER = 14  # weights, both moments of Adam, and in bf16 the copy that computes
 
 
 @dataclass
@@ -106,7 +106,7 @@ def _carry_out(
     prepared = prepare(recipe, folder, say, partial(footers_in_tasks, recipe.compute.address))
     shape = recipe.model.shape(prepared.windows.tokenizer.vocabulary, recipe.sequences.length)
     length = run_length(recipe, shape.parameters)
-    check_writable(folder.path, need_bytes=shape.parameters * _CHECKPOINT_BYTES_PER_PARAMETER * 2)
+    check_writable(folder.path, need_bytes=shape.parameters * CHECKPOINT_BYTES_PER_PARAMETER * 2)
     prepared_at = time.time()
     say("starting Ray")
     connect(recipe.compute.address)
@@ -183,16 +183,13 @@ def _fit(
 ) -> int | None:
     """Run Ray Train to its end and pass on what the workers post; returns the signal that stopped it, if one did."""
     sizes, pointers = job.sizes, Path(job.pointers)
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = Trainer(
         function,
+        batch=recipe.training.global_batch,
+        board=board,
         train_loop_config={"job": job},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=sizes.workers,
-            use_gpu=sizes.device == "cuda",
-            resources_per_worker={
-                "CPU": sizes.cpus_per_worker,
-                **({"GPU": 1} if sizes.device == "cuda" else {}),
-            },
+        scaling_config=scaling(
+            sizes.elastic or sizes.workers, sizes.cpus_per_worker, gpu=sizes.device == "cuda"
         ),
         run_config=ray.train.RunConfig(
             name=pointers.name,

@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from raypretrain.config import Config, Count, Location, flatten, resolve_path
+from raypretrain.config import Config, Count, Location, resolve_path
 from raypretrain.corpus.sources import CorpusConfig
-from raypretrain.errors import RecipeError
 from raypretrain.models.config import ModelConfig
 from raypretrain.tokens.tokenizer import TokenizerConfig
 from raypretrain.tokens.window import SequencesConfig
@@ -110,8 +109,9 @@ class TrainingConfig(Config):
 class ComputeConfig(Config):
     """What the run computes with. Nothing here changes what is learned, up to rounding."""
 
-    workers: int | None = Field(
-        default=None, ge=1, description="by default every GPU, or one worker without GPUs"
+    workers: int | tuple[int, int] | None = Field(
+        default=None,
+        description="by default every GPU, or one worker without GPUs; [least, most] goes on with what there is",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     zero: Literal[0, 1, 2, 3] = Field(default=1, description="DeepSpeed ZeRO stage")
@@ -127,6 +127,14 @@ class ComputeConfig(Config):
     )
     address: str | None = Field(default=None, description="of a Ray cluster; by default one on this machine")
     max_failures: int = Field(default=3, ge=0, description="restarts after a lost worker")
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _number_or_pair(cls, value: Any) -> Any:
+        numbers = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+        if value is not None and not all(type(number) is int and number >= 1 for number in numbers):
+            raise ValueError(f"give a number of workers, from 1 on, or [least, most], not {value}")
+        return value
 
 
 class PretrainRecipe(Config):
@@ -144,16 +152,27 @@ class PretrainRecipe(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> PretrainRecipe:
         workers, batch = self.compute.workers, self.training.global_batch
-        if workers and batch % workers:
+        if isinstance(workers, tuple):
+            least, most = workers
+            if least > most:
+                raise ValueError(f"compute.workers: the least ({least}) are more than the most ({most})")
+            if not any(batch % number == 0 for number in range(least, most + 1)):
+                raise ValueError(batch_error(batch, f"{least} to {most}"))
+        elif workers and batch % workers:
             raise ValueError(batch_error(batch, workers))
         return self
+
+    def in_folder(self, folder: Path) -> PretrainRecipe:
+        """The same recipe for a run in another folder."""
+        run = self.run.model_copy(update={"folder": str(folder.absolute())})
+        return self.model_copy(update={"run": run})
 
 
 DEFAULT_TOKENS_PER_PARAMETER = 20
 """Hoffmann et al., Training Compute-Optimal Large Language Models, 2022: about 20 tokens a parameter."""
 
 
-def batch_error(batch: int, workers: int) -> str:
+def batch_error(batch: int, workers: int | str) -> str:
     """What to say where ``workers`` do not divide the global batch."""
     fitting = [str(w) for w in range(1, min(batch, 64) + 1) if batch % w == 0]
     return (
@@ -186,35 +205,3 @@ def run_length(recipe: PretrainRecipe, parameters: int) -> Length:
         evaluate_every=training.evaluation.every or tenth,
         checkpoint_every=0 if saved == "auto" else saved or min(tenth, 1000),
     )
-
-
-def refuse_changes(recipe: PretrainRecipe, saved: PretrainRecipe, folder: Path) -> None:
-    """Refuse to go on with a run whose recipe has changed.
-
-    Raises:
-        RecipeError: names each key that differs, with both values.
-    """
-    now, then = flatten(recipe.model_dump(mode="json")), flatten(saved.model_dump(mode="json"))
-    free = (
-        "corpus.on_change",
-        "corpus.tokenized",  # the batches are the same
-        "corpus.tokenized_endpoint_url",
-        "run.folder",
-        "compute.address",
-        "compute.max_failures",
-        "compute.stream_cpus",
-        "compute.cpus_per_worker",
-    )
-    differing = [
-        k
-        for k in sorted(now.keys() | then.keys())
-        if now.get(k) != then.get(k) and k not in free and not k.startswith("training.checkpoint.")
-    ]
-    if differing:
-        shown = ", ".join(f"{k}: {then.get(k)} → {now.get(k)}" for k in differing[:8])
-        more = f" and {len(differing) - 8} more" if len(differing) > 8 else ""
-        raise RecipeError(
-            f"the run was started with another recipe ({shown}{more})",
-            where=str(folder),
-            fix="go on with the recipe that it was started with, or choose another run.folder",
-        )

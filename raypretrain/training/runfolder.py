@@ -19,7 +19,10 @@ import yaml
 from raypretrain.config import flatten, to_yaml, validate
 from raypretrain.errors import RunError
 from raypretrain.storage import check_writable, write_atomic
-from raypretrain.training.recipe import PretrainRecipe, refuse_changes
+from raypretrain.tokens.tokenizer import Tokenizer
+from raypretrain.training import checkpoint
+from raypretrain.training.changes import LENGTH, SAFE, among, refuse_changes
+from raypretrain.training.recipe import PretrainRecipe, run_length
 
 
 class RunFolder:
@@ -42,6 +45,8 @@ class RunFolder:
         self.model = self.path / "model"
         self.result = self.path / "result.json"
         self.ray = self.path / "ray"
+        self.parent = self.path / "parent.json"
+        self.parent_weights = self.path / "parent.safetensors"
 
     @property
     def tokenizer(self) -> Path:
@@ -66,19 +71,47 @@ class RunFolder:
         return validate(values, PretrainRecipe, folder=self.path, where=str(self.recipe))
 
     def begun(self) -> bool:
-        """Whether anything was trained here."""
-        return self.recipe.is_file() and (self.metrics.is_file() or any(self.checkpoints.glob("step-*")))
+        """Whether anything was trained here, or forked from what was trained elsewhere."""
+        made = self.metrics.is_file() or self.parent.is_file() or any(self.checkpoints.glob("step-*"))
+        return self.recipe.is_file() and made
+
+    def refuse_changes(self, recipe: PretrainRecipe) -> PretrainRecipe:
+        """The recipe of a run that has begun, unless ``recipe`` is not one to go on with.
+
+        Raises:
+            RecipeError: it would change what is learned.
+        """
+        saved = self.read_recipe()
+        refuse_changes(recipe, saved, self.path, *self.reached(saved))
+        return saved
+
+    def reached(self, recipe: PretrainRecipe) -> tuple[int, int]:
+        """The last step that is in a checkpoint, and the model's parameters."""
+        newest = next(iter(checkpoint.committed(self.checkpoints)), None)
+        if newest is None or not self.tokenizer.is_file():
+            return 0, 0
+        vocabulary = Tokenizer.load(self.tokenizer).vocabulary
+        shape = recipe.model.shape(vocabulary, recipe.sequences.length)
+        return int(newest.name.removeprefix("step-")), shape.parameters
+
+    def _follow(self, recipe: PretrainRecipe, saved: PretrainRecipe) -> None:
+        """Write a safe change down; a run that is to be longer is no longer finished."""
+        if recipe == saved:
+            return
+        done = self.read_result()
+        if done and run_length(recipe, done["parameters"]).steps > done["steps"]:
+            self.result.unlink()
+        write_atomic(self.recipe, to_yaml(recipe))
 
     def open(self, recipe: PretrainRecipe) -> bool:
         """Make the folder, or go on in it; returns whether the run existed.
 
         Raises:
-            RecipeError: the run was started with another recipe.
+            RecipeError: the run was started with another recipe, and not only in what may change.
             RunError: the folder is no run's, and not empty.
         """
         if self.begun():
-            refuse_changes(recipe, self.read_recipe(), self.path)
-            write_atomic(self.recipe, to_yaml(recipe))  # what may change is as it is now
+            self._follow(recipe, self.refuse_changes(recipe))
             return True
         self._refuse_foreign()
         if self.recipe.is_file():  # a start that failed binds nobody: neither its recipe nor its corpus
@@ -151,12 +184,7 @@ class RunFolder:
 
 
 def fingerprint_of(recipe: PretrainRecipe) -> str:
-    """SHA-256 of what a recipe says about the science of the run: all but where and with what it is computed."""
-    computing: Any = {
-        "compute": True,
-        "run": {"folder"},
-        "training": {"checkpoint"},
-        "corpus": {"on_change", "tokenized", "tokenized_endpoint_url"},
-    }
-    values = flatten(recipe.model_dump(mode="json", exclude=computing))
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of what a recipe says about the science of the run: without all that may change on a resume."""
+    values = flatten(recipe.model_dump(mode="json"))
+    science = {key: value for key, value in values.items() if not among(key, SAFE + LENGTH)}
+    return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()

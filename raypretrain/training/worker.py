@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,38 @@ import torch
 import torch.distributed as dist
 from ray.train.collective import broadcast_from_rank_zero
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from safetensors.torch import load_file
 from torch import Tensor
 
 from raypretrain.errors import RaypretrainError, RunError, user_error
 from raypretrain.models.config import ModelShape
 from raypretrain.models.transformer import CausalLM
+from raypretrain.storage import sha256_file
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.stream import Dealer, DealtSteps, StepRows, steps_of_a_deal
 from raypretrain.training.background import Means
 from raypretrain.training.board import Poster
 from raypretrain.training.cadence import Cadence, mean_time_between_failures
-from raypretrain.training.checkpoint import Standing
-from raypretrain.training.cluster import Sizes
+from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER, Standing
+from raypretrain.training.cluster import Sizes, micro_batch_of
 from raypretrain.training.crew import Crew
 from raypretrain.training.durable import Copies
 from raypretrain.training.engine import Engine, EngineSettings
 from raypretrain.training.evaluation import HeldOut
+from raypretrain.training.events import Events
 from raypretrain.training.fast import FastTier
 from raypretrain.training.loop import Place, train
 from raypretrain.training.metrics import Quarantine, StepLog
+from raypretrain.training.preemption import Preemption
 from raypretrain.training.recipe import Length, PretrainRecipe
+from raypretrain.training.requests import Request, agree
+from raypretrain.training.resize import (
+    Conversion,
+    clear_scratch,
+    needs_conversion,
+    scratch_folder,
+    start_conversion,
+)
 from raypretrain.training.restoring import find
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.saving import Saver
@@ -92,12 +105,14 @@ class Worker:
     """One worker's hands: the hooks of the loop, and what they need."""
 
     def __init__(self, job: Job) -> None:
-        self.job = job
         self.begun = time.time()
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        self.poster = Poster(job.board)
+        self.job = job = _for_world(job, self.world)
+        self.poster = Poster(job.board, self.world)
         self.folder = RunFolder(job.folder)
+        self.events = Events(self.folder.events)
+        self.preemption = Preemption(_save_bytes(job))
         self.device = _device(job.sizes)
         self.crew = Crew(self.rank, self.world, self.gather, self.poster.note)
         fast = job.recipe.training.checkpoint.fast
@@ -110,15 +125,18 @@ class Worker:
         job, length = self.job, self.job.length
         times = [time.time()]
         self.standing, found = self._take_up()
+        universal, conversion = self._begin_conversion(found)
         # The first windows are read and tokenized while the model is built.
         steps = self._stream(self.standing.cursor, length.steps - self.standing.step)
         times.append(time.time())
         self._phase("building the model")
-        self.engine = Engine(_model(job), _engine_settings(job, self.world), self.device)
+        self.engine = Engine(
+            _model(job, self.folder, new=found is None), _engine_settings(job, universal), self.device
+        )
         times.append(time.time())
         if found:
             self._phase(f"restoring step {self.standing.step:,}")
-            self.engine.load(found)
+            self._restore(found, universal, conversion)
         times.append(time.time())
         self._phase("waiting for the first batch")
         spans = [after - before for before, after in pairwise(times)]
@@ -144,6 +162,7 @@ class Worker:
         return torch.stack(everyone).cpu()
 
     def log_step(self, row: dict[str, Any], data: StepRows) -> None:
+        self.preemption.step_seconds = row["step_seconds"]
         if self.rank:
             return
         names = [self.job.recipe.corpus.source_name(i) for i in range(len(data.sources))]
@@ -174,15 +193,20 @@ class Worker:
     def save_due(self, step: int) -> bool:
         return self.saver.due(step)
 
-    def save(self, step: int, tokens: int, cursor: Cursor, last: bool) -> None:
+    def save(self, step: int, tokens: int, cursor: Cursor, now: bool) -> None:
         self._phase(f"saving step {step:,}")
+        begun = time.perf_counter()
         standing = Standing(**{**vars(self.job.start), "step": step, "tokens": tokens, "cursor": cursor})
         measured, loss = self.held_out_loss
-        self.saver.save(standing, loss if measured == step else None, now=last)
+        self.saver.save(standing, loss if measured == step else None, now=now)
+        if now:
+            self.saver.finish()
+            self.preemption.saved(time.perf_counter() - begun)
         self._phase("training")
 
-    def stop_asked(self) -> bool:
-        return self.poster.stop_asked()
+    def request(self) -> Request:
+        preempted = self.preemption.request(self.rank, self.poster.note, self.events)
+        return agree([self.poster.asked(), preempted])
 
     # What happens before the first step.
 
@@ -200,6 +224,32 @@ class Worker:
         failures = config.mean_time_between_failures or mean_time_between_failures(self.world)
         cadence = Cadence(self.job.length.checkpoint_every, self.standing.step, failures)
         self.saver = Saver(Means(self.crew, self.folder, config, self.fast), cadence, self.engine.snapshot)
+
+    def _begin_conversion(self, found: Path | None) -> tuple[bool, Conversion | None]:
+        """Whether the checkpoint has to be converted for this number of workers; rank 0 begins at once."""
+        zero, saved_by = self.job.recipe.compute.zero, self.standing.world_size
+        universal = found is not None and needs_conversion(saved_by, self.world, zero)
+        conversion = None
+        if self.rank == 0:
+            clear_scratch(self.folder.checkpoints)
+            if saved_by != self.world:
+                self.poster.note(f"going on with {self.world} workers instead of {saved_by}")
+                self.events.append("resize", workers=self.world, before=saved_by, step=self.standing.step)
+            if found and universal:
+                conversion = start_conversion(found)
+        return universal, conversion
+
+    def _restore(self, found: Path, universal: bool, conversion: Conversion | None) -> None:
+        if not universal:
+            self.engine.load(found)
+            return
+        if conversion:
+            conversion.finish()
+        dist.barrier()
+        self.engine.load(scratch_folder(found))
+        dist.barrier()
+        if self.rank == 0:
+            clear_scratch(self.folder.checkpoints)
 
     def _stream(self, cursor: Cursor, steps: int) -> DealtSteps:
         """This worker's steps from ``cursor`` on; rank 0 starts the dealer, beside itself."""
@@ -237,37 +287,57 @@ def _device(sizes: Sizes) -> torch.device:
     return ray.train.torch.get_device() if sizes.device == "cuda" else torch.device("cpu")
 
 
-def _model(job: Job) -> CausalLM:
+def _model(job: Job, folder: RunFolder, new: bool) -> CausalLM:
+    """The network; of a ``new`` run with its first weights: drawn, or its parent's if it is a fork."""
     model = CausalLM(job.shape)
-    model.init_weights(job.recipe.run.seed)
+    if new and folder.parent_weights.is_file():
+        wanted = json.loads(folder.parent.read_text(encoding="utf-8"))["weights_sha256"]
+        if sha256_file(folder.parent_weights) != wanted:
+            raise RunError(
+                "is damaged (its SHA-256 differs)", where=str(folder.parent_weights), fix="fork again"
+            )
+        model.load_state_dict(load_file(folder.parent_weights))
+    else:
+        model.init_weights(job.recipe.run.seed)
     return model
 
 
-def _engine_settings(job: Job, world: int) -> EngineSettings:
+def _for_world(job: Job, world: int) -> Job:
+    """The job as a group of ``world`` workers does it: what the driver reckoned may have been for another number."""
+    micro_batch = micro_batch_of(job.recipe, job.sizes.device, world)
+    sizes = replace(job.sizes, workers=world, micro_batch=micro_batch)
+    return replace(job, sizes=sizes, start=replace(job.start, world_size=world))
+
+
+def _engine_settings(job: Job, universal: bool) -> EngineSettings:
     training, sizes = job.recipe.training, job.sizes
     return EngineSettings(
         zero=job.recipe.compute.zero,
         precision=sizes.precision,
         micro_batch=sizes.micro_batch,
-        accumulation=training.global_batch // world // sizes.micro_batch,
-        workers=world,
+        accumulation=training.global_batch // sizes.workers // sizes.micro_batch,
+        workers=sizes.workers,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         betas=training.betas,
         epsilon=training.epsilon,
         clip=training.clip,
+        universal=universal,
     )
 
 
+def _save_bytes(job: Job) -> int:
+    return job.shape.parameters * CHECKPOINT_BYTES_PER_PARAMETER
+
+
 def _refuse_other(found: Standing, wanted: Standing, where: str) -> None:
-    """Refuse a checkpoint of another recipe, tokenizer or corpus, or of another number of workers."""
+    """Refuse a checkpoint of another recipe, tokenizer or corpus, or of another ZeRO stage."""
     for name in ("recipe", "tokenizer", "corpus"):
         if getattr(found, name) != getattr(wanted, name):
             raise RunError(f"was made with another {name}", where=where, fix="choose another run.folder")
-    if (found.world_size, found.zero) != (wanted.world_size, wanted.zero):
+    if found.zero != wanted.zero:
         raise RunError(
-            f"was saved by {found.world_size} workers with ZeRO {found.zero}, "
-            f"not {wanted.world_size} with ZeRO {wanted.zero}",
+            f"was saved with ZeRO {found.zero}, not {wanted.zero}",
             where=where,
-            fix="go on with as many workers and the same compute.zero",
+            fix="go on with the same compute.zero",
         )

@@ -8,7 +8,8 @@ import pytest
 
 from raypretrain.config import load_recipe
 from raypretrain.errors import RecipeError
-from raypretrain.training.recipe import PretrainRecipe, refuse_changes, run_length
+from raypretrain.training.changes import refuse_changes
+from raypretrain.training.recipe import PretrainRecipe, run_length
 from raypretrain.training.runfolder import RunFolder, fingerprint_of
 
 MINIMAL = "corpus:\n  sources:\n    - path: data/*.jsonl\n"
@@ -93,6 +94,25 @@ def test_workers_that_do_not_divide_the_batch_are_refused_with_those_that_do(
         f"training.global_batch: 12 sequences cannot be shared equally by compute.workers: {workers}" in said
     )
     assert "take 1, 2, 3, 4, 6, 12 workers or another global_batch" in said
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("[7, 11]", "compute.workers: 7 to 11; take 1, 2"),
+        ("[4, 2]", "the least (4) are more than the most (2)"),
+    ],
+)
+def test_a_pair_of_workers_needs_a_number_that_divides_the_batch(
+    tmp_path: Path, pair: str, said: str
+) -> None:
+    text = MINIMAL + f"training: {{global_batch: 12}}\ncompute: {{workers: {pair}}}\n"
+    assert said in message(tmp_path, text)
+
+
+def test_a_pair_of_workers_is_kept_as_one(tmp_path: Path) -> None:
+    text = MINIMAL + "training: {global_batch: 12}\ncompute: {workers: [1, 5]}\n"
+    assert load(tmp_path, text).compute.workers == (1, 5)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 6, 12])

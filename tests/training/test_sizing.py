@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from raypretrain.errors import ClusterError
-from raypretrain.training.cluster import LEAST_STREAM_CPUS, Sizes, local_resources, size_up
+from raypretrain.training.cluster import (
+    LEAST_STREAM_CPUS,
+    Sizes,
+    local_resources,
+    micro_batch_of,
+    most_workers,
+    size_up,
+)
 from raypretrain.training.recipe import PretrainRecipe
 
 
@@ -129,6 +136,38 @@ def test_what_the_recipe_says_is_taken() -> None:
 
 def test_the_stream_gets_what_the_workers_leave_and_no_more() -> None:
     assert sizes(4, workers=2, cpus_per_worker=1.5, stream_cpus=3).stream_cpus == 1
+
+
+@pytest.mark.parametrize(
+    ("cpus", "pair", "batch", "workers"),
+    [(8, (1, 4), 64, 4), (2, (1, 4), 64, 1), (3, (1, 4), 64, 2), (9, (1, 8), 12, 6), (9, (5, 7), 7, 7)],
+)
+def test_of_a_pair_as_many_are_taken_as_fit_and_divide_the_batch(
+    cpus: float, pair: tuple[int, int], batch: int, workers: int
+) -> None:
+    found = sizes(cpus, workers=pair, batch=batch, cpus_per_worker=1)
+    assert (found.workers, found.elastic) == (workers, pair)
+
+
+def test_less_than_the_least_of_a_pair_is_refused() -> None:
+    with pytest.raises(ClusterError, match=r"2 workers of 1 CPUs .* the cluster has 2"):
+        sizes(2, workers=(2, 4), cpus_per_worker=1)
+    with pytest.raises(ClusterError, match="2 workers need as many GPUs, the cluster has 1"):
+        sizes(8, 1, workers=(2, 4), device="cuda")
+
+
+def test_every_group_has_the_micro_batch_of_its_size() -> None:
+    wide = recipe(batch=24, workers=(1, 4), micro_batch=100)
+    assert [micro_batch_of(wide, "cpu", workers) for workers in (1, 2, 3, 4)] == [24, 12, 8, 6]
+
+
+@pytest.mark.parametrize(
+    ("batch", "least", "most", "workers"), [(12, 1, 5, 4), (12, 5, 5, 0), (12, 1, 0, 0), (7, 2, 16, 7)]
+)
+def test_only_numbers_that_divide_the_batch_are_taken(
+    batch: int, least: int, most: int, workers: int
+) -> None:
+    assert most_workers(batch, least, most) == workers
 
 
 def test_this_machine_has_cpus() -> None:

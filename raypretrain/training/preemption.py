@@ -1,0 +1,67 @@
+"""A worker's ear for notices that its group's nodes are being reclaimed; what follows is decided in requests.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from ray.train.v2._internal.execution.context import get_train_context
+
+from raypretrain.training.events import Events
+from raypretrain.training.requests import UNKNOWN_DEADLINE_SECONDS, Notice, Request, save_estimate
+
+
+class Preemption:
+    """What this worker knows of a coming preemption, and how long its saves take.
+
+    Args:
+        save_bytes: of a checkpoint, about; gives an estimate before the first save.
+    """
+
+    def __init__(self, save_bytes: int) -> None:
+        self._bytes = save_bytes
+        self._save_seconds: float | None = None
+        self._saved_at: float | None = None
+        self._notice: Notice | None = None
+        self._told = ""
+        self.step_seconds = 0.0
+
+    def saved(self, seconds: float) -> None:
+        """A checkpoint was just written, in so many seconds."""
+        self._save_seconds, self._saved_at = seconds, time.time()
+
+    def request(self, rank: int, note: Callable[[str], None], events: Events) -> Request:
+        """What this worker asks for after this step. Rank 0 says and records it."""
+        notice = self._hear()
+        if notice is None:
+            return Request.NOTHING
+        now = time.time()
+        estimate = save_estimate(self._save_seconds, self._bytes)
+        request, fits = notice.request(now, estimate, self.step_seconds, self._saved_at)
+        if rank == 0:
+            at = datetime.fromtimestamp(notice.deadline, UTC).strftime("%H:%M:%S UTC")
+            says = {
+                Request.SAVE: f"a node is being reclaimed at {at}: saving a checkpoint, and going on until then",
+                Request.REGROUP: f"a node is being reclaimed at {at}: saving a checkpoint and going on without it",
+                Request.NOTHING: f"a node is being reclaimed at {at}: no checkpoint fits before that "
+                f"(about {estimate:.1f} s), so the last one counts",
+            }
+            if (request or not fits) and says[request] != self._told:
+                self._told = says[request]
+                note(self._told)
+                events.append(
+                    "preempted", deadline=notice.deadline, request=request.name.lower(), estimate=estimate
+                )
+        return request
+
+    def _hear(self) -> Notice | None:
+        """Ray's notice, without its public call: that is a barrier over all workers, every step."""
+        info = get_train_context().preemption_context.preemption_info
+        if info is None:
+            return None
+        if self._notice is None or (info.deadline_ms and info.deadline_ms / 1000 < self._notice.deadline):
+            now = time.time()
+            deadline = info.deadline_ms / 1000 if info.deadline_ms else now + UNKNOWN_DEADLINE_SECONDS
+            self._notice = Notice(deadline, noticed=self._notice.noticed if self._notice else now)
+        return self._notice
