@@ -53,6 +53,9 @@ class Hooks(Protocol):
     def stop_asked(self) -> bool:
         """Whether this worker was asked to save and stop."""
 
+    def phase(self, name: str, step: int | None = None) -> object:
+        """What this worker does from now on; every worker enters the same phases. ``step`` is given as it begins."""
+
 
 def train(
     engine: Engine,
@@ -74,6 +77,7 @@ def train(
     if start == 0:
         evaluate(engine, held_out, step, tokens, place, hooks)
     while step < length.steps:
+        hooks.phase("data", step + 1)
         begun = time.perf_counter()
         rows = next(data)
         data_wait = time.perf_counter() - begun
@@ -93,6 +97,7 @@ def train(
         fingerprint = fingerprint_rows(own, first=place.rank * len(own))
         everyone = exchange(hooks, float(loss), data_wait, fingerprint, hooks.stop_asked())
         seconds = time.perf_counter() - begun
+        hooks.phase("logging")
         hooks.log_step(
             {
                 "step": step,
@@ -114,6 +119,7 @@ def train(
         if step % length.evaluate_every == 0 or step == length.steps:
             evaluate(engine, held_out, step, tokens, place, hooks)
         if step % length.checkpoint_every == 0 or last:
+            hooks.phase("checkpoint")
             hooks.save(step, tokens, rows.cursor)
         if last:
             break
@@ -157,6 +163,7 @@ def evaluate(engine: Engine, held_out: HeldOut, step: int, tokens: int, place: P
     """Held-out loss, over all workers; nothing where the corpus has no held-out text."""
     if not len(held_out.tokens):
         return
+    hooks.phase("evaluation")
     begun = time.perf_counter()
 
     def total(sums: Tensor) -> Tensor:

@@ -94,6 +94,12 @@ class ComputeConfig(Config):
     )
     address: str | None = Field(default=None, description="of a Ray cluster; by default one on this machine")
     max_failures: int = Field(default=3, ge=0, description="restarts after a lost worker")
+    stall_timeout: float = Field(
+        default=600.0, gt=0, description="seconds without progress until a worker is taken to hang"
+    )
+    straggler_factor: float = Field(
+        default=1.5, gt=1, description="times the median's computing until a worker is reported as slow"
+    )
 
 
 class PretrainRecipe(Config):
@@ -168,6 +174,8 @@ def refuse_changes(recipe: PretrainRecipe, saved: PretrainRecipe, folder: Path) 
         "run.folder",
         "compute.address",
         "compute.max_failures",
+        "compute.stall_timeout",
+        "compute.straggler_factor",
         "compute.stream_cpus",
         "compute.cpus_per_worker",
     )

@@ -36,6 +36,7 @@ class RunFolder:
         self.quarantine = self.corpus / "quarantine.jsonl"
         self.metrics = self.path / "metrics.jsonl"
         self.evaluations = self.path / "evaluations.jsonl"
+        self.events = self.path / "events.jsonl"
         self.sequence_losses = self.path / "sequence_losses.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
@@ -93,6 +94,7 @@ class RunFolder:
             ".lock",
             self.recipe.name,
             self.environment.name,
+            self.events.name,
             self.corpus.name,
             self.checkpoints.name,
             self.ray.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,6 +30,9 @@ from raypretrain.training.checkpoint import Standing
 from raypretrain.training.cluster import Sizes
 from raypretrain.training.engine import Engine, EngineSettings
 from raypretrain.training.evaluation import HeldOut
+from raypretrain.training.events import Events
+from raypretrain.training.goodput import repeated
+from raypretrain.training.heartbeat import Heartbeat, Progress, born
 from raypretrain.training.loop import Place, train
 from raypretrain.training.metrics import Quarantine, StepLog
 from raypretrain.training.recipe import Length, PretrainRecipe
@@ -74,7 +78,9 @@ def train_worker(config: dict[str, Job]) -> None:
     if ray.get(job.board.error.remote()):
         return  # a restart would run into the same error of the user's
     try:
-        Worker(job).run()
+        worker = Worker(job)
+        with worker.heartbeat():
+            worker.run()
     except (RaypretrainError, ray.exceptions.RayTaskError) as error:
         wrong_input = user_error(error)
         if wrong_input:
@@ -92,25 +98,50 @@ class Worker:
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.poster = Poster(job.board)
         self.folder = RunFolder(job.folder)
+        self.events = Events(self.folder.events)
+        self.progress = Progress()
+        self.incarnation = 0
+        self.phase = self.progress.mark
         self.device = _device(job.sizes)
         if job.sizes.device == "cpu":
             torch.set_num_threads(job.sizes.threads)
 
+    def heartbeat(self) -> Heartbeat:
+        """The thread that tells the board how far this worker is."""
+        # The same number in the whole group, and a larger one in the next.
+        self.incarnation = int(self.gather(torch.tensor([time.time_ns()]))[0, 0])
+        pid, context = os.getpid(), ray.get_runtime_context()
+        who = {
+            "rank": self.rank,
+            "world": self.world,
+            "incarnation": self.incarnation,
+            "node": ray.util.get_node_ip_address(),
+            "node_id": context.get_node_id(),
+            "pid": pid,
+            "born": born(pid),
+        }
+        return Heartbeat(self.progress, self.poster.beat, who, self.job.recipe.compute.stall_timeout)
+
     def run(self) -> None:
         job, length = self.job, self.job.length
         times = [time.time()]
+        self.phase("verify")
         self.standing, found = self._take_up()
         # The first windows are read and tokenized while the model is built.
         steps = self._stream(self.standing.cursor, length.steps - self.standing.step)
         times.append(time.time())
         self._phase("building the model")
+        self.phase("engine")
         self.engine = Engine(_model(job), _engine_settings(job, self.world), self.device)
+        self.engine.watch(self.phase, self.progress.collective)
         times.append(time.time())
+        self.phase("restore")
         if found:
             self._phase(f"restoring step {self.standing.step:,}")
             self.engine.load(found)
         times.append(time.time())
         self._phase("waiting for the first batch")
+        self.phase("first batch")
         spans = [after - before for before, after in pairwise(times)]
         names = ("verify", "engine", "restore")
         self.starting = {"workers": self.begun - job.submitted, **dict(zip(names, spans, strict=True))}
@@ -123,14 +154,19 @@ class Worker:
     def gather(self, values: Tensor) -> Tensor:
         own = values.to(self.device)
         everyone = [torch.empty_like(own) for _ in range(self.world)]
-        dist.all_gather(everyone, own)
+        self.progress.collective(dist.all_gather)(everyone, own)
         return torch.stack(everyone).cpu()
 
     def log_step(self, row: dict[str, Any], data: StepRows) -> None:
         if self.rank:
             return
         names = [self.job.recipe.corpus.source_name(i) for i in range(len(data.sources))]
-        row = {**row, "sources": dict(zip(names, data.sources, strict=True)), "quarantined": len(data.bad)}
+        row = {
+            **row,
+            "time": time.time(),
+            "sources": dict(zip(names, data.sources, strict=True)),
+            "quarantined": len(data.bad),
+        }
         if data.storage.get("requests"):
             row["storage"] = data.storage
         if data.bad:
@@ -154,6 +190,7 @@ class Worker:
             self.poster.post("evaluation", row, now=True)
 
     def save(self, step: int, tokens: int, cursor: Cursor) -> None:
+        begun = time.time()
         folder = checkpoint.checkpoint_folder(self.folder.checkpoints, step)
         self._phase(f"saving step {step:,}")
         try:
@@ -172,6 +209,8 @@ class Worker:
                 checkpoint.commit(folder, standing, files)
                 checkpoint.prune(self.folder.checkpoints, self.job.recipe.training.checkpoint.keep)
             self._tell_ray(step, folder)
+            if self.rank == 0:
+                self.events.append("saved", step=step, seconds=time.time() - begun)
         except (OSError, RuntimeError) as error:
             reason = _write_error(error)
             if reason is None:
@@ -225,6 +264,14 @@ class Worker:
 
     def _open_logs(self, after: int) -> None:
         if self.rank == 0:
+            self.events.append(
+                "group",
+                incarnation=self.incarnation,
+                world=self.world,
+                step=after,
+                spans=self.starting,
+                repeated=repeated(self.folder.metrics, self.folder.evaluations, after),
+            )
             self.metrics = StepLog(self.folder.metrics, after)
             self.evaluations = StepLog(self.folder.evaluations, after)
             if self.job.recipe.training.sequence_losses:

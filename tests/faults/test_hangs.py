@@ -1,0 +1,136 @@
+"""Row 7 of the fault schedule: a worker that hangs is found, named and started again; one that only pauses is not."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
+
+from runs import fingerprints, metrics, run, train_workers, write_recipe
+
+from raypretrain.training.events import read_events
+from raypretrain.training.goodput import account_of
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
+
+TIMEOUT = 4.0
+PATIENT = ["training.evaluation.every=30"]
+OVERRIDES = [f"compute.stall_timeout={TIMEOUT}", "training.checkpoint.every=10"]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("recipe"), corpus, 30)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: str, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert run(recipe, folder).status == "finished"
+    return folder
+
+
+class Disturbed:
+    """A run to which ``fault`` is done once, after step 13; it is given the workers."""
+
+    def __init__(self, recipe: Path, folder: Path, fault: Any, *overrides: str) -> None:
+        self.said: list[str] = []
+        self.at = 0.0
+        self.outcome = run(recipe, folder, *OVERRIDES, *overrides, watch=lambda e: self._watch(e, fault))
+        self.events = read_events(folder / "events.jsonl")
+
+    def _watch(self, event: dict[str, Any], fault: Any) -> None:
+        if "say" in event:
+            self.said.append(event["say"])
+        if not self.at and event.get("step", {}).get("step", 0) >= 13:
+            self.at = time.time()
+            fault(train_workers())
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        return [row for row in self.events if row["event"] == event]
+
+
+def same(folder: Path, undisturbed: Path) -> None:
+    assert fingerprints(folder) == fingerprints(undisturbed)
+    assert [row["loss"] for row in metrics(folder)] == [row["loss"] for row in metrics(undisturbed)]
+
+
+def test_a_frozen_worker_is_found_named_and_started_again_and_nothing_is_lost(
+    undisturbed: Path, recipe: Path
+) -> None:
+    folder = undisturbed.parent / "frozen"
+    frozen: list[int] = []
+
+    def freeze(workers: list[Any]) -> None:
+        workers[1].send_signal(signal.SIGSTOP)
+        frozen.append(workers[1].pid)
+
+    found = Disturbed(recipe, folder, freeze)
+    assert found.outcome.status == "finished"
+    same(folder, undisturbed)
+
+    [stall] = found.named("stall")
+    assert (stall["kind"], stall["pid"]) == ("frozen", frozen[0])
+    assert TIMEOUT <= stall["time"] - found.at < TIMEOUT + 4
+    [line] = [line for line in found.said if "does not answer" in line]
+    assert re.fullmatch(
+        rf"worker \d \(node [\d.]+, pid {frozen[0]}\) does not answer for \d+ s; "
+        r"it was in phase '\w+' of step \d+",
+        line,
+    )
+    assert any(f"pid {frozen[0]}) was stopped by a signal" in line for line in found.said)
+    [lost] = found.named("lost")
+    assert f"pid {frozen[0]}: its process ended" in lost["reason"]
+    assert [group["step"] for group in found.named("group")] == [0, 10]
+    assert lost["time"] - stall["time"] < 10
+
+    stacks = (folder / stall["stacks"]).read_text()
+    assert f"pid {frozen[0]}" in stacks
+    assert "no stack: it does not answer" in stacks
+    assert re.search(r"loop\.py.*in train\n", stacks)  # of the other worker, which waits for it
+
+    account = account_of(folder, time.time())
+    assert account.lost > TIMEOUT
+    assert account.wall == pytest.approx(found.events[-1]["time"] - found.events[0]["time"], abs=1e-3)
+    print({e["event"]: round(e["time"] - found.at, 2) for e in found.events}, account.as_dict())
+
+
+def test_a_worker_that_pauses_for_less_than_the_time_out_is_left_alone(
+    undisturbed: Path, recipe: Path
+) -> None:
+    folder = undisturbed.parent / "paused"
+
+    def pause(workers: list[Any]) -> None:
+        workers[0].send_signal(signal.SIGSTOP)
+        threading.Timer(TIMEOUT / 2, lambda: workers[0].send_signal(signal.SIGCONT)).start()
+
+    found = Disturbed(recipe, folder, pause)
+    assert found.outcome.status == "finished"
+    same(folder, undisturbed)
+    assert max(row["step_seconds"] for row in metrics(folder)) > TIMEOUT / 3  # it was felt
+    assert [event["event"] for event in found.events if event["event"] != "saved"] == [
+        "start", "group", "finished",
+    ]  # fmt: skip
+
+
+def test_a_hang_with_no_restart_left_ends_the_run_with_one_line(
+    cluster: str, recipe: Path, tmp_path: Path
+) -> None:
+    from raypretrain.errors import RunError
+
+    with pytest.raises(RunError, match=r"worker \d was lost, after 0 restarts"):
+        Disturbed(
+            recipe,
+            tmp_path / "run",
+            lambda workers: workers[0].send_signal(signal.SIGSTOP),
+            "compute.max_failures=0",
+        )
+    assert [e["event"] for e in read_events(tmp_path / "run" / "events.jsonl")][-1] == "failed"
