@@ -17,6 +17,7 @@ ORDER = [
     "cli",
     "demo",
     "console",
+    "statusview",
     "finetuning",
     "training",
     "tokens",
@@ -29,8 +30,8 @@ ORDER = [
 ]
 FOUNDATION = {"config", "errors"}
 RAY = {
-    "tokens/stream.py", "training/board.py", "training/cluster.py", "training/pretrain.py", "training/worker.py",
-    "finetuning/search.py",
+    "tokens/stream.py", "training/board.py", "training/cluster.py", "training/pretrain.py",
+    "training/supervisor.py", "training/worker.py", "finetuning/search.py",
 }  # fmt: skip
 DEEPSPEED = {"training/engine.py"}
 

@@ -1,7 +1,7 @@
 """The ledger of a run: what happened to it and when, a line each, never rewritten.
 
 The driver appends ``start``, ``lost``, ``stall``, ``straggler``, ``killed``, ``stopped``, ``finished`` and ``failed``;
-worker 0 appends ``group`` and ``saved``. What a line holds beside ``time`` and ``event`` is said in docs/watching.md.
+worker 0 appends ``group`` and ``save``. What a line holds beside ``time`` and ``event`` is said in docs/watching.md.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def repeated(metrics: Path, evaluations: Path, after: int) -> Row | None:
         "steps": len(rows),
         "last": rows[-1]["step"],
         "seconds": seconds,
-        "until": rows[-1].get("time", rows[-1]["step"]),
+        "until": rows[-1].get("time", 0.0),
     }
 
 
@@ -168,8 +168,8 @@ def _starts(session: list[Row], end: float, total: Account) -> list[_Group]:
         elif kind == "lost" and waiting_since is None:
             groups[-1].end, groups[-1].broken = at, True
             waiting_since = at
-        elif kind == "saved":
-            total.checkpoint += event["seconds"]
+        elif kind == "save":
+            total.checkpoint += event["stall_seconds"]
     if waiting_since is not None:  # it ended before it trained (again)
         total.start += max(0.0, end - waiting_since)
     if groups and not groups[-1].end:

@@ -99,7 +99,8 @@ def pretrain(
             if any(e["event"] == "start" and e["time"] >= begun for e in read_events(folder.events)):
                 events.append("failed", reason=reason)
             raise
-        events.append(outcome.status, step=outcome.step)
+        by = {"reason": signal.Signals(outcome.signal).name} if outcome.signal else {}
+        events.append(outcome.status, step=outcome.step, **by)
         outcome.goodput = outcome.result.get("goodput") or account_of(folder.path, time.time()).as_dict()
         return outcome
 

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -20,6 +21,8 @@ from raypretrain.config import flatten, to_yaml, validate
 from raypretrain.errors import RunError
 from raypretrain.storage import check_writable, write_atomic
 from raypretrain.training.recipe import PretrainRecipe, refuse_changes
+
+_LOCK_ATTEMPTS = 4
 
 
 class RunFolder:
@@ -142,10 +145,16 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         # The lock is the kernel's: it goes with the process, however that ends.
         with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError("another process is carrying out this run", where=str(self.path)) from None
+            for attempt in reversed(range(_LOCK_ATTEMPTS)):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not attempt:
+                        raise RunError(
+                            "another process is carrying out this run", where=str(self.path)
+                        ) from None
+                    time.sleep(0.05)  # `raypretrain status` looks at the lock for a moment
             yield
 
 

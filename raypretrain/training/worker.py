@@ -210,7 +210,7 @@ class Worker:
                 checkpoint.prune(self.folder.checkpoints, self.job.recipe.training.checkpoint.keep)
             self._tell_ray(step, folder)
             if self.rank == 0:
-                self.events.append("saved", step=step, seconds=time.time() - begun)
+                self.events.append("save", step=step, stall_seconds=time.time() - begun)
         except (OSError, RuntimeError) as error:
             reason = _write_error(error)
             if reason is None:

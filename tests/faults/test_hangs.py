@@ -116,7 +116,7 @@ def test_a_worker_that_pauses_for_less_than_the_time_out_is_left_alone(
     assert found.outcome.status == "finished"
     same(folder, undisturbed)
     assert max(row["step_seconds"] for row in metrics(folder)) > TIMEOUT / 3  # it was felt
-    assert [event["event"] for event in found.events if event["event"] != "saved"] == [
+    assert [event["event"] for event in found.events if event["event"] != "save"] == [
         "start", "group", "finished",
     ]  # fmt: skip
 
