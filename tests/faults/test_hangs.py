@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
@@ -22,7 +27,6 @@ from raypretrain.training.goodput import account_of
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
 
 TIMEOUT = 4.0
-PATIENT = ["training.evaluation.every=30"]
 OVERRIDES = [f"compute.stall_timeout={TIMEOUT}", "training.checkpoint.every=10"]
 
 
@@ -39,23 +43,29 @@ def undisturbed(cluster: str, recipe: Path, tmp_path_factory: pytest.TempPathFac
 
 
 class Disturbed:
-    """A run to which ``fault`` is done once, after step 13; it is given the workers."""
+    """A run to which ``fault`` is done once, after the step ``at``; it is given the workers."""
 
-    def __init__(self, recipe: Path, folder: Path, fault: Any, *overrides: str) -> None:
+    def __init__(self, recipe: Path, folder: Path, fault: Any, *overrides: str, at: int = 13) -> None:
         self.said: list[str] = []
-        self.at = 0.0
+        self.at, self._step = 0.0, at
         self.outcome = run(recipe, folder, *OVERRIDES, *overrides, watch=lambda e: self._watch(e, fault))
         self.events = read_events(folder / "events.jsonl")
 
     def _watch(self, event: dict[str, Any], fault: Any) -> None:
         if "say" in event:
             self.said.append(event["say"])
-        if not self.at and event.get("step", {}).get("step", 0) >= 13:
+        if not self.at and event.get("step", {}).get("step", 0) >= self._step:
             self.at = time.time()
             fault(train_workers())
 
     def named(self, event: str) -> list[dict[str, Any]]:
         return [row for row in self.events if row["event"] == event]
+
+
+def processes(name: str) -> list[psutil.Process]:
+    """Those below this one, the youngest last."""
+    found = [p for p in psutil.Process().children(recursive=True) if " ".join(p.cmdline()).startswith(name)]
+    return sorted(found, key=lambda process: process.create_time())
 
 
 def same(folder: Path, undisturbed: Path) -> None:
@@ -134,3 +144,54 @@ def test_a_hang_with_no_restart_left_ends_the_run_with_one_line(
             "compute.max_failures=0",
         )
     assert [e["event"] for e in read_events(tmp_path / "run" / "events.jsonl")][-1] == "failed"
+
+
+def test_workers_that_all_wait_for_data_are_found_and_the_stream_is_started_again(
+    undisturbed: Path, recipe: Path
+) -> None:
+    folder = undisturbed.parent / "no-data"
+    dealers = partial(processes, "ray::Dealer")
+
+    found = Disturbed(recipe, folder, lambda workers: dealers()[-1].send_signal(signal.SIGSTOP))
+    assert found.outcome.status == "finished"
+    same(folder, undisturbed)
+    [stall] = found.named("stall")
+    assert (stall["kind"], stall["ranks"], stall["phase"]) == ("behind", [0, 1], "data")
+    stacks = (folder / stall["stacks"]).read_text()
+    assert len(re.findall(r"in __next__\n", stacks)) == 2
+    [lost] = found.named("lost")
+    assert lost["time"] - stall["time"] < 10
+
+
+SLOWS = """
+import os, signal, sys, time
+pid = int(sys.argv[1])
+while True:
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.006)
+    os.kill(pid, signal.SIGCONT)
+    time.sleep(0.002)
+"""
+
+
+def test_a_slow_worker_is_named_and_nothing_is_restarted(cluster: str, recipe: Path, tmp_path: Path) -> None:
+    slowing: list[subprocess.Popen[bytes]] = []
+    slowed: list[int] = []
+
+    def slow(workers: list[Any]) -> None:
+        slowed.append(workers[1].pid)
+        slowing.append(subprocess.Popen([sys.executable, "-c", SLOWS, str(slowed[0])]))
+
+    overrides = ["training.steps=60", "training.global_batch=96", "compute.stall_timeout=60"]
+    try:
+        found = Disturbed(recipe, tmp_path / "run", slow, *overrides, at=3)
+    finally:
+        slowing[0].kill()
+        slowing[0].wait()
+        with suppress(ProcessLookupError):
+            os.kill(slowed[0], signal.SIGCONT)
+    [straggler] = found.named("straggler")
+    assert straggler["pid"] == slowed[0]
+    assert straggler["ratio"] > 1.5
+    assert any("is a straggler: it computes" in line for line in found.said)
+    assert len(found.named("group")) == 1
