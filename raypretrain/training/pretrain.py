@@ -90,7 +90,10 @@ def pretrain(
         existed = folder.open(recipe)
         done = folder.read_result()
         if done is not None:
-            return Outcome("finished", folder.path, done["steps"], done["steps"], result=done)
+            goodput = done.get("goodput", {})
+            return Outcome(
+                "finished", folder.path, done["steps"], done["steps"], result=done, goodput=goodput
+            )
         events, begun = Events(folder.events), time.time()
         try:
             outcome = _carry_out(recipe, folder, existed, watch, function)
@@ -231,10 +234,7 @@ def _fit(
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if sizes.device == "cuda" else "gloo"),
     )
     errors: list[BaseException] = []
-    run = RunFolder(job.folder)
-    supervisor = Supervisor(
-        board, run.path, Events(run.events), recipe.compute, lambda line: watch({"say": line})
-    )
+    supervisor = Supervisor(board, RunFolder(job.folder), recipe.compute, lambda line: watch({"say": line}))
 
     def fit() -> None:
         try:

@@ -40,6 +40,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.evaluations = self.path / "evaluations.jsonl"
         self.events = self.path / "events.jsonl"
+        self.stacks = self.path / "stacks"
         self.sequence_losses = self.path / "sequence_losses.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
@@ -98,6 +99,7 @@ class RunFolder:
             self.recipe.name,
             self.environment.name,
             self.events.name,
+            self.stacks.name,
             self.corpus.name,
             self.checkpoints.name,
             self.ray.name,

@@ -70,7 +70,7 @@ def restarts(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every time that workers had to begin again: why, after which step, from which, and how long it took."""
     found: list[dict[str, Any]] = []
     waiting: dict[str, Any] | None = None
-    stall = ""
+    stall, open_ = "", False
     for event in events:
         kind = event["event"]
         if kind == "stall":
@@ -82,14 +82,14 @@ def restarts(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         elif kind in ENDS and kind != "finished":
             what = "stopped" if kind == "stopped" else "failed"
             reason = f"{what}: {event['reason']}" if event.get("reason") else what
-            waiting = {"time": event["time"], "reason": reason, "after_step": event.get("step")}
+            waiting, open_ = {"time": event["time"], "reason": reason, "after_step": event.get("step")}, False
             found.append(waiting)
-        elif kind == "start" and found == [] and event.get("resumed"):
-            waiting = {"time": event["time"], "reason": "started again", "after_step": None}
-            found.append(waiting)
-        elif kind == "start" and waiting is None and event.get("resumed"):
-            waiting = {"time": event["time"], "reason": "the driver was killed", "after_step": None}
-            found.append(waiting)
+        elif kind == "start":
+            if open_ or (event.get("resumed") and waiting is None):
+                reason = "the driver was killed" if open_ else "started again"
+                waiting = {"time": event["time"], "reason": reason, "after_step": None}
+                found.append(waiting)
+            open_ = True
         elif kind == "group":
             if waiting is not None:
                 again = event.get("repeated") or {}

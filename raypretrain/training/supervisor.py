@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raypretrain.training.events import Events
 from raypretrain.training.heartbeat import EVERY_SECONDS, born, state_of
 from raypretrain.training.recipe import ComputeConfig
+from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.watching import Beat, Stall, Watcher
 
 _MORE_THAN_RAY_SECONDS = 60
@@ -47,9 +48,9 @@ def describe(error: BaseException) -> tuple[str, str]:
     if isinstance(cause, ray.exceptions.OutOfMemoryError):
         return "lost", "its node ran out of memory"
     if isinstance(cause, ray.exceptions.RayActorError):
-        text = str(cause)
-        gone = "node died" in text or "node was terminated" in text or "node is dead" in text.lower()
-        return "lost", "its node is gone" if gone else "its process ended"
+        if cause.preempted:
+            return "lost", "its node was reclaimed"
+        return "lost", "its node is gone" if "its node has died" in str(cause) else "its process ended"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "error", lines[-1][:200] if lines else type(error).__name__
 
@@ -59,16 +60,15 @@ class Supervisor:
 
     Args:
         board: the actor's handle.
-        run: the run's folder; stacks go to ``stacks/`` in it.
-        events: the run's ledger.
+        run: the run's folder, for its ledger and its stacks.
         compute: of the recipe.
         say: takes a line for the user.
     """
 
     def __init__(
-        self, board: Any, run: Path, events: Events, compute: ComputeConfig, say: Callable[[str], None]
+        self, board: Any, run: RunFolder, compute: ComputeConfig, say: Callable[[str], None]
     ) -> None:
-        self._board, self._run, self._events, self._say = board, run, events, say
+        self._board, self._run, self._events, self._say = board, run, Events(run.events), say
         self._watcher = Watcher(compute.stall_timeout, compute.straggler_factor)
         self._every = min(EVERY_SECONDS, compute.stall_timeout / 5)
         self._looked = 0.0
@@ -113,7 +113,7 @@ class Supervisor:
         self._say(reason)
 
     def _stall(self, stall: Stall) -> None:
-        path = write_stacks(self._run / "stacks", stall)
+        path = write_stacks(self._run.stacks, stall)
         self._say(
             f"the workers' stacks are in {path}; worker {_ranks(stall)} is ended, so that all start again"
         )
@@ -128,7 +128,7 @@ class Supervisor:
             phase=worst.phase,
             step=worst.step,
             seconds=round(stall.seconds, 3),
-            stacks=str(path.relative_to(self._run)),
+            stacks=str(path.relative_to(self._run.path)),
         )
         for beat in stall.at_fault:
             there = NodeAffinitySchedulingStrategy(beat.node_id, soft=False)

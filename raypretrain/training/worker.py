@@ -30,7 +30,7 @@ from raypretrain.training.checkpoint import Standing
 from raypretrain.training.cluster import Sizes
 from raypretrain.training.engine import Engine, EngineSettings
 from raypretrain.training.evaluation import HeldOut
-from raypretrain.training.events import Events
+from raypretrain.training.events import Events, read_events
 from raypretrain.training.goodput import repeated
 from raypretrain.training.heartbeat import Heartbeat, Progress, born
 from raypretrain.training.loop import Place, train
@@ -144,7 +144,7 @@ class Worker:
         self.phase("first batch")
         spans = [after - before for before, after in pairwise(times)]
         names = ("verify", "engine", "restore")
-        self.starting = {"workers": self.begun - job.submitted, **dict(zip(names, spans, strict=True))}
+        self.starting = {"workers": self.begun - self._asked_at(), **dict(zip(names, spans, strict=True))}
         self._open_logs(self.standing.step)
         place = Place(self.rank, self.world, job.sizes.micro_batch, self.device, job.bos)
         train(self.engine, steps, self.standing.step, length, job.recipe.training, job.held_out, place, self)
@@ -261,6 +261,11 @@ class Worker:
         batch, length = job.recipe.training.global_batch, job.recipe.sequences.length
         deal = steps_of_a_deal(batch, length, self.world)
         return DealtSteps(dealer, self.rank, steps, deal)
+
+    def _asked_at(self) -> float:
+        """When Ray had to start these workers: as the run began, or when those before them were lost."""
+        losses = [event["time"] for event in read_events(self.folder.events) if event["event"] == "lost"]
+        return max([self.job.submitted, *losses])
 
     def _open_logs(self, after: int) -> None:
         if self.rank == 0:

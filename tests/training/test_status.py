@@ -138,6 +138,18 @@ def test_a_hang_is_the_reason_of_the_loss_that_follows(made: Made) -> None:
     ]
 
 
+def test_each_start_after_the_first_has_its_reason(made: Made) -> None:
+    made.start(0, resumed=True)  # the folder is older than the ledger
+    made.group(10, 40)
+    made.start(50, resumed=True)
+    made.group(60, 45, repeated={"steps": 3, "last": 48, "seconds": 8.0, "until": NOW + 38})
+    rows = made.status(70)["restarts"]
+    assert [(r["reason"], r["after_step"], r["from_step"], r["seconds"]) for r in rows] == [
+        ("started again", None, 40, 10.0),
+        ("the driver was killed", 48, 45, 10.0),
+    ]
+
+
 def test_a_run_that_has_not_begun_to_train(made: Made) -> None:
     assert made.status(0)["state"] == "stopped"
     with made.folder.lock():
