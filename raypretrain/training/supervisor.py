@@ -108,7 +108,8 @@ class Supervisor:
         self._lost_incarnation = incarnation
         self._watcher.lost()
         reason = reason_of(failures, self._beats)
-        step = max((beat.step for beat in self._beats), default=0) - 1
+        under_way = max((beat.step for beat in self._beats), default=0)
+        step = under_way - 1 if under_way else None
         self._events.append("lost", reason=reason, ranks=sorted(failures), step=step, incarnation=incarnation)
         self._say(reason)
 

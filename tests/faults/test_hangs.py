@@ -23,6 +23,7 @@ from runs import fingerprints, metrics, run, train_workers, write_recipe
 
 from raypretrain.training.events import read_events
 from raypretrain.training.goodput import account_of
+from raypretrain.training.status import status_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
 
@@ -118,13 +119,19 @@ def test_a_worker_that_pauses_for_less_than_the_time_out_is_left_alone(
 ) -> None:
     folder = undisturbed.parent / "paused"
 
+    looks: list[dict[str, Any]] = []
+
     def pause(workers: list[Any]) -> None:
+        looks.append(status_of(folder))
         workers[0].send_signal(signal.SIGSTOP)
         threading.Timer(TIMEOUT / 2, lambda: workers[0].send_signal(signal.SIGCONT)).start()
 
     found = Disturbed(recipe, folder, pause)
     assert found.outcome.status == "finished"
     same(folder, undisturbed)
+    assert looks[0]["state"] == "running"
+    assert 13 <= looks[0]["step"] < looks[0]["steps"] == 30
+    assert status_of(folder)["state"] == "finished"
     assert max(row["step_seconds"] for row in metrics(folder)) > TIMEOUT / 3  # it was felt
     assert [event["event"] for event in found.events if event["event"] != "save"] == [
         "start", "group", "finished",
