@@ -211,6 +211,34 @@ def checkpoints(
 
 
 @app.command()
+def status(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")],
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again and again while the run goes on.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say how a run is doing: progress, time left, restarts and why, and what its wall time went to.
+
+    Reads the run's folder alone, from any machine that sees it.
+
+    \b
+    Examples:
+      raypretrain status runs/pretrain-small
+      raypretrain status runs/pretrain-small --watch
+    """
+    from raypretrain.console import out
+    from raypretrain.statusview import show_status, watch_status
+    from raypretrain.training.status import status_of
+
+    if watch and not as_json:
+        watch_status(lambda: status_of(run), out)
+        return
+    found = status_of(run)
+    print(json.dumps(found)) if as_json else out.print(show_status(found))
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")],
     to: Annotated[str, typer.Option("--to", metavar="FOLDER", help="The folder to write; local or s3://.")],

@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from raypretrain.statusview import goodput_line
+
 if TYPE_CHECKING:
     from raypretrain.finetuning.search import SearchResult
     from raypretrain.training.pretrain import Outcome
@@ -209,6 +211,8 @@ def print_checkpoints(rows: list[dict[str, Any]]) -> None:
 
 def print_outcome(outcome: Outcome) -> None:
     """How a pretraining run ended."""
+    if outcome.goodput:
+        out.print(goodput_line(outcome.goodput), soft_wrap=True)
     if outcome.status == "stopped":
         out.print(
             f"stopped after step {outcome.step:,} of {outcome.steps:,}, which is saved; the same command goes on",

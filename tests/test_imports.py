@@ -17,6 +17,7 @@ ORDER = [
     "cli",
     "demo",
     "console",
+    "statusview",
     "finetuning",
     "training",
     "tokens",
@@ -30,7 +31,7 @@ ORDER = [
 FOUNDATION = {"config", "errors"}
 RAY = {
     "tokens/stream.py", "training/board.py", "training/cluster.py", "training/elastic.py", "training/preemption.py",
-    "training/pretrain.py", "training/worker.py", "finetuning/search.py",
+    "training/pretrain.py", "training/supervisor.py", "training/worker.py", "finetuning/search.py",
 }  # fmt: skip
 DEEPSPEED = {"training/engine.py"}
 

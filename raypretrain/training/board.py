@@ -6,8 +6,11 @@ import time
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypretrain.training.requests import Request
+
+_BUSY_KEPT = 1000
 
 
 class Board:
@@ -19,6 +22,9 @@ class Board:
         self._error: str | None = None
         self._notes: list[str] = []
         self._latest: dict[str, Any] = {}
+        self._beats: dict[int, dict[str, Any]] = {}
+        self._arrived: dict[int, float] = {}
+        self._lost: list[dict[int, tuple[str, str]]] = []
 
     def post(self, **values: Any) -> None:
         """Replace the latest values of these names, e.g. ``step=``, ``evaluation=``, ``phase=``."""
@@ -50,6 +56,33 @@ class Board:
             return Request.STOP
         return Request.REGROUP if self._regroup == workers else Request.NOTHING
 
+    def beat(self, values: dict[str, Any]) -> None:
+        """A worker's heartbeat; those of a group before the newest are left out."""
+        rank, newest = values["rank"], max((b["incarnation"] for b in self._beats.values()), default=0)
+        if values["incarnation"] < newest:
+            return
+        if values["incarnation"] > newest:
+            self._beats, self._arrived = {}, {}
+        before = self._beats.get(rank)
+        if before:
+            values["busy"] = [*before["busy"], *values["busy"]][-_BUSY_KEPT:]
+            if "stack" in before and before["marks"] == values["marks"]:
+                values = {"stack": before["stack"], "waits": before["waits"], **values}
+        self._beats[rank], self._arrived[rank] = values, time.monotonic()
+
+    def lost(self, failures: dict[int, tuple[str, str]]) -> None:
+        """Ray lost workers: rank → ``(kind, what)``, see ``supervisor.py``."""
+        self._lost.append(failures)
+
+    def health(self) -> tuple[list[tuple[dict[str, Any], float]], list[dict[int, tuple[str, str]]]]:
+        """Every worker's latest heartbeat with its age in seconds, and the losses since the last call."""
+        now, lost = time.monotonic(), self._lost
+        beats = [(dict(values), now - self._arrived[rank]) for rank, values in self._beats.items()]
+        for values in self._beats.values():
+            values["busy"] = []
+        self._lost = []
+        return beats, lost
+
     def read(self) -> tuple[dict[str, Any], list[str]]:
         """The latest values, and the notes since the last call."""
         notes, self._notes = self._notes, []
@@ -58,7 +91,9 @@ class Board:
 
 def start_board() -> Any:
     """A board in a process of its own, for as long as its handle is held."""
-    return ray.remote(Board).options(num_cpus=0, max_concurrency=4).remote()
+    # Beside the driver: it is lost with it, and with no other node.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 class Poster:
@@ -82,6 +117,10 @@ class Poster:
         if now or clock - self._posted.get(kind, 0.0) > self._every:
             self._posted[kind] = clock
             self._board.post.remote(**{kind: value})
+
+    def beat(self, values: dict[str, Any]) -> None:
+        """This worker's heartbeat."""
+        self._board.beat.remote(values)
 
     def note(self, line: str) -> None:
         """Something that the user should read once."""

@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 _TAG = "engine"
+_COLLECTIVES = (
+    "all_reduce", "all_reduce_coalesced", "reduce", "reduce_scatter", "reduce_scatter_tensor", "broadcast",
+    "all_gather", "all_gather_into_tensor", "all_gather_coalesced", "barrier",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Engine:
     def __init__(self, model: nn.Module, settings: EngineSettings, device: torch.device) -> None:
         self.device = device
         self._settings = settings
+        self._mark: Callable[[str], object] = lambda phase: None
         # Without ZeRO and in fp32, DeepSpeed clips but does not say by what norm.
         self._plain = settings.zero == 0 and settings.precision == "fp32"
         optimizer = torch.optim.AdamW(
@@ -96,6 +101,20 @@ class Engine:
         self._engine.checkpoint_engine = self._copies
         self._engine._copy_recovery_script = lambda folder: None  # it would be in no manifest
 
+    def watch(
+        self, mark: Callable[[str], object], collective: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
+        """Have every phase marked: forward, backward, optimizer, and DeepSpeed's own collectives within them.
+
+        Args:
+            mark: is told of a phase that begins.
+            collective: makes of a function one that is marked while it runs.
+        """
+        self._mark = mark
+        backend = deepspeed.comm.comm.cdb  # one for all engines of this process
+        for name in _COLLECTIVES:
+            setattr(backend, name, collective(getattr(backend, name)))
+
     def accumulate(
         self, micro_batches: Iterable[tuple[Tensor, Tensor, float]], each: Tensor | None = None
     ) -> Tensor:
@@ -111,14 +130,17 @@ class Engine:
         for i, (ids, targets, weight) in enumerate(micro_batches):
             engine.set_gradient_accumulation_boundary(i == self._settings.accumulation - 1)
             own = {} if each is None else {"each": each[i * len(ids) : (i + 1) * len(ids)]}
+            self._mark("forward")
             loss = engine(ids, targets, **own)
             loss = loss if weight == 1 else loss * weight
+            self._mark("backward")
             engine.backward(loss)
             total += loss.detach()
         return total / self._settings.accumulation
 
     def step(self, learning_rate: float) -> float:
         """Move the weights; returns the norm of the whole gradient before it was clipped."""
+        self._mark("optimizer")
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         own_norm = self._plain_norm() if self._plain else None
@@ -132,6 +154,7 @@ class Engine:
     @torch.no_grad()
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean loss without training, an fp32 scalar. All workers must call it equally often (ZeRO 3)."""
+        self._mark("evaluation")
         self._engine.eval()
         value: Tensor = self._engine(ids, targets)
         self._engine.train()

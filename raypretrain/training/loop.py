@@ -57,6 +57,9 @@ class Hooks(Protocol):
     def request(self) -> Request:
         """What this worker was asked to do after this step."""
 
+    def phase(self, name: str, step: int | None = None) -> object:
+        """What this worker does from now on; every worker enters the same phases. ``step`` is given as it begins."""
+
 
 def train(
     engine: Engine,
@@ -81,6 +84,7 @@ def train(
     if start == 0:
         evaluate(engine, held_out, step, tokens, place, hooks)
     while step < length.steps:
+        hooks.phase("data", step + 1)
         begun = time.perf_counter()
         rows = next(data)
         data_wait = time.perf_counter() - begun
@@ -100,6 +104,7 @@ def train(
         fingerprint = fingerprint_rows(own, first=place.rank * len(own))
         everyone = exchange(hooks, float(loss), data_wait, fingerprint, hooks.request())
         seconds = time.perf_counter() - begun
+        hooks.phase("logging")
         hooks.log_step(
             {
                 "step": step,
@@ -122,6 +127,7 @@ def train(
             evaluate(engine, held_out, step, tokens, place, hooks)
         urgent = last or everyone.request != Request.NOTHING
         if urgent or hooks.save_due(step):
+            hooks.phase("checkpoint")
             hooks.save(step, tokens, rows.cursor, urgent)
         if last:
             break
@@ -167,6 +173,7 @@ def evaluate(engine: Engine, held_out: HeldOut, step: int, tokens: int, place: P
     """Held-out loss, over all workers; nothing where the corpus has no held-out text."""
     if not len(held_out.tokens):
         return
+    hooks.phase("evaluation")
     begun = time.perf_counter()
 
     def total(sums: Tensor) -> Tensor:

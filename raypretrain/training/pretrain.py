@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
 import threading
@@ -35,10 +36,13 @@ from raypretrain.training.cluster import (
     size_up,
 )
 from raypretrain.training.elastic import Trainer, scaling
+from raypretrain.training.events import Events, read_events
+from raypretrain.training.goodput import account_of
 from raypretrain.training.prepare import Prepared, prepare
 from raypretrain.training.recipe import Length, PretrainRecipe, run_length
 from raypretrain.training.release import release
 from raypretrain.training.runfolder import RunFolder, fingerprint_of
+from raypretrain.training.supervisor import Supervisor, TellOfLosses
 from raypretrain.training.worker import Job, train_worker
 
 _POLL_SECONDS = 0.2
@@ -52,6 +56,7 @@ class Outcome:
         status: ``finished``, or ``stopped`` (by a signal, with a checkpoint).
         signal: the number of the signal that stopped it.
         result: of a finished run, as in its result.json.
+        goodput: what the wall time went to, see ``goodput.py``.
     """
 
     status: str
@@ -60,6 +65,7 @@ class Outcome:
     steps: int
     signal: int | None = None
     result: dict[str, Any] = field(default_factory=dict)
+    goodput: dict[str, float] = field(default_factory=dict)
 
 
 Watch = Callable[[dict[str, Any]], None]
@@ -84,8 +90,22 @@ def pretrain(
         existed = folder.open(recipe)
         done = folder.read_result()
         if done is not None:
-            return Outcome("finished", folder.path, done["steps"], done["steps"], result=done)
-        return _carry_out(recipe, folder, existed, watch, function)
+            goodput = done.get("goodput", {})
+            return Outcome(
+                "finished", folder.path, done["steps"], done["steps"], result=done, goodput=goodput
+            )
+        events, begun = Events(folder.events), time.time()
+        try:
+            outcome = _carry_out(recipe, folder, existed, watch, function)
+        except BaseException as error:
+            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error).split("\n")[0]
+            if any(e["event"] == "start" and e["time"] >= begun for e in read_events(folder.events)):
+                events.append("failed", reason=reason)
+            raise
+        by = {"reason": signal.Signals(outcome.signal).name} if outcome.signal else {}
+        events.append(outcome.status, step=outcome.step, **by)
+        outcome.goodput = outcome.result.get("goodput") or account_of(folder.path, time.time()).as_dict()
+        return outcome
 
 
 def _carry_out(
@@ -115,6 +135,16 @@ def _carry_out(
     if waits_for:
         say(f"note: {waits_for} are in use by other work on the cluster; waiting for them")
     folder.write_environment(asdict(sizes))
+    Events(folder.events).append(
+        "start",
+        time=begun,
+        resumed=existed,
+        steps=length.steps,
+        tokens_per_step=length.tokens_per_step,
+        sizes=asdict(sizes),
+        host=platform.node(),
+        pid=os.getpid(),
+    )
     watch({"start": {"shape": shape, "length": length, "sizes": sizes, "resumed": existed}})
     board = start_board()
     job = _job(recipe, folder, prepared, sizes, shape, length, board)
@@ -130,6 +160,7 @@ def _carry_out(
         )
     say("releasing the model")
     result = release(folder, recipe, prepared.windows.tokenizer)
+    result["goodput"] = account_of(folder.path, time.time()).as_dict()
     write_atomic(folder.result, json.dumps(result, indent=1))
     shutil.rmtree(folder.ray, ignore_errors=True)
     return Outcome("finished", folder.path, step, length.steps, result=result)
@@ -195,10 +226,12 @@ def _fit(
             name=pointers.name,
             storage_path=str(pointers.parent),
             failure_config=ray.train.FailureConfig(max_failures=recipe.compute.max_failures),
+            callbacks=[TellOfLosses(board)],
         ),
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if sizes.device == "cuda" else "gloo"),
     )
     errors: list[BaseException] = []
+    supervisor = Supervisor(board, RunFolder(job.folder), recipe.compute, lambda line: watch({"say": line}))
 
     def fit() -> None:
         try:
@@ -214,11 +247,13 @@ def _fit(
         while thread.is_alive():
             thread.join(_POLL_SECONDS)
             _pass_on(board, watch, waits)
+            supervisor.look()
             if received and not told:
                 told = True
                 board.ask_to_stop.remote()
                 watch({"say": "saving a checkpoint, then stopping; once more ends at once"})
     _pass_on(board, watch, waits)
+    supervisor.look(last=True)
     if errors:
         _raise_user_error(board)
         raise _lost_workers(errors[0], recipe.compute.max_failures) or errors[0]

@@ -127,6 +127,12 @@ class ComputeConfig(Config):
     )
     address: str | None = Field(default=None, description="of a Ray cluster; by default one on this machine")
     max_failures: int = Field(default=3, ge=0, description="restarts after a lost worker")
+    stall_timeout: float = Field(
+        default=600.0, gt=0, description="seconds without progress until a worker is taken to hang"
+    )
+    straggler_factor: float = Field(
+        default=1.5, gt=1, description="times the median's computing until a worker is reported as slow"
+    )
 
     @field_validator("workers", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -23,6 +24,8 @@ from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.training import checkpoint
 from raypretrain.training.changes import LENGTH, SAFE, among, refuse_changes
 from raypretrain.training.recipe import PretrainRecipe, run_length
+
+_LOCK_ATTEMPTS = 4
 
 
 class RunFolder:
@@ -40,6 +43,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.evaluations = self.path / "evaluations.jsonl"
         self.events = self.path / "events.jsonl"
+        self.stacks = self.path / "stacks"
         self.sequence_losses = self.path / "sequence_losses.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
@@ -128,6 +132,8 @@ class RunFolder:
             ".lock",
             self.recipe.name,
             self.environment.name,
+            self.events.name,
+            self.stacks.name,
             self.corpus.name,
             self.checkpoints.name,
             self.ray.name,
@@ -176,10 +182,16 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         # The lock is the kernel's: it goes with the process, however that ends.
         with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError("another process is carrying out this run", where=str(self.path)) from None
+            for attempt in reversed(range(_LOCK_ATTEMPTS)):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not attempt:
+                        raise RunError(
+                            "another process is carrying out this run", where=str(self.path)
+                        ) from None
+                    time.sleep(0.05)  # `raypretrain status` looks at the lock for a moment
             yield
 
 

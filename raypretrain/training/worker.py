@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -35,8 +36,10 @@ from raypretrain.training.crew import Crew
 from raypretrain.training.durable import Copies
 from raypretrain.training.engine import Engine, EngineSettings
 from raypretrain.training.evaluation import HeldOut
-from raypretrain.training.events import Events
+from raypretrain.training.events import Events, read_events
 from raypretrain.training.fast import FastTier
+from raypretrain.training.goodput import repeated
+from raypretrain.training.heartbeat import Heartbeat, Progress, born
 from raypretrain.training.loop import Place, train
 from raypretrain.training.metrics import Quarantine, StepLog
 from raypretrain.training.preemption import Preemption
@@ -93,7 +96,9 @@ def train_worker(config: dict[str, Job]) -> None:
     if ray.get(job.board.error.remote()):
         return  # a restart would run into the same error of the user's
     try:
-        Worker(job).run()
+        worker = Worker(job)
+        with worker.heartbeat():
+            worker.run()
     except (RaypretrainError, ray.exceptions.RayTaskError) as error:
         wrong_input = user_error(error)
         if wrong_input:
@@ -113,6 +118,9 @@ class Worker:
         self.folder = RunFolder(job.folder)
         self.events = Events(self.folder.events)
         self.preemption = Preemption(_save_bytes(job))
+        self.progress = Progress()
+        self.incarnation = 0
+        self.phase = self.progress.mark
         self.device = _device(job.sizes)
         self.crew = Crew(self.rank, self.world, self.gather, self.poster.note)
         fast = job.recipe.training.checkpoint.fast
@@ -121,27 +129,48 @@ class Worker:
         if job.sizes.device == "cpu":
             torch.set_num_threads(job.sizes.threads)
 
+    def heartbeat(self) -> Heartbeat:
+        """The thread that tells the board how far this worker is."""
+        # The same number in the whole group, and a larger one in the next.
+        self.incarnation = int(self.gather(torch.tensor([time.time_ns()]))[0, 0])
+        pid, context = os.getpid(), ray.get_runtime_context()
+        who = {
+            "rank": self.rank,
+            "world": self.world,
+            "incarnation": self.incarnation,
+            "node": ray.util.get_node_ip_address(),
+            "node_id": context.get_node_id(),
+            "pid": pid,
+            "born": born(pid),
+        }
+        return Heartbeat(self.progress, self.poster.beat, who, self.job.recipe.compute.stall_timeout)
+
     def run(self) -> None:
         job, length = self.job, self.job.length
         times = [time.time()]
+        self.phase("verify")
         self.standing, found = self._take_up()
         universal, conversion = self._begin_conversion(found)
         # The first windows are read and tokenized while the model is built.
         steps = self._stream(self.standing.cursor, length.steps - self.standing.step)
         times.append(time.time())
         self._phase("building the model")
+        self.phase("engine")
         self.engine = Engine(
             _model(job, self.folder, new=found is None), _engine_settings(job, universal), self.device
         )
+        self.engine.watch(self.phase, self.progress.collective)
         times.append(time.time())
+        self.phase("restore")
         if found:
             self._phase(f"restoring step {self.standing.step:,}")
             self._restore(found, universal, conversion)
         times.append(time.time())
         self._phase("waiting for the first batch")
+        self.phase("first batch")
         spans = [after - before for before, after in pairwise(times)]
         names = ("verify", "engine", "restore")
-        self.starting = {"workers": self.begun - job.submitted, **dict(zip(names, spans, strict=True))}
+        self.starting = {"workers": self.begun - self._asked_at(), **dict(zip(names, spans, strict=True))}
         self._open_logs(self.standing.step)
         self._open_saver()
         place = Place(self.rank, self.world, job.sizes.micro_batch, self.device, job.bos)
@@ -158,7 +187,7 @@ class Worker:
     def gather(self, values: Tensor) -> Tensor:
         own = values.to(self.device)
         everyone = [torch.empty_like(own) for _ in range(self.world)]
-        dist.all_gather(everyone, own)
+        self.progress.collective(dist.all_gather)(everyone, own)
         return torch.stack(everyone).cpu()
 
     def log_step(self, row: dict[str, Any], data: StepRows) -> None:
@@ -166,7 +195,12 @@ class Worker:
         if self.rank:
             return
         names = [self.job.recipe.corpus.source_name(i) for i in range(len(data.sources))]
-        row = {**row, "sources": dict(zip(names, data.sources, strict=True)), "quarantined": len(data.bad)}
+        row = {
+            **row,
+            "time": time.time(),
+            "sources": dict(zip(names, data.sources, strict=True)),
+            "quarantined": len(data.bad),
+        }
         if data.storage.get("requests"):
             row["storage"] = data.storage
         if data.bad:
@@ -270,8 +304,21 @@ class Worker:
         deal = steps_of_a_deal(batch, length, self.world)
         return DealtSteps(dealer, self.rank, steps, deal)
 
+    def _asked_at(self) -> float:
+        """When Ray had to start these workers: as the run began, or when those before them were lost."""
+        losses = [event["time"] for event in read_events(self.folder.events) if event["event"] == "lost"]
+        return max([self.job.submitted, *losses])
+
     def _open_logs(self, after: int) -> None:
         if self.rank == 0:
+            self.events.append(
+                "group",
+                incarnation=self.incarnation,
+                world=self.world,
+                step=after,
+                spans=self.starting,
+                repeated=repeated(self.folder.metrics, self.folder.evaluations, after),
+            )
             self.metrics = StepLog(self.folder.metrics, after)
             self.evaluations = StepLog(self.folder.evaluations, after)
             if self.job.recipe.training.sequence_losses:

@@ -54,3 +54,10 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
         pass
     with run.lock():
         assert (run.path / ".lock").exists()
+
+
+def test_what_a_start_that_hung_left_behind_is_nobody_elses(tmp_path: Path, recipe: PretrainRecipe) -> None:
+    run = folder(tmp_path)
+    run.stacks.mkdir()
+    run.events.write_text("{}\n", encoding="utf-8")
+    assert run.open(recipe) is False
