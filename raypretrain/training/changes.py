@@ -18,6 +18,7 @@ SAFE = (
     "corpus.tokenized",  # the batches are the same
     "corpus.tokenized_endpoint_url",
     "training.checkpoint.",
+    "training.guard.",  # it acts only where something went wrong
     "training.evaluation.every",
     "training.sequence_losses",
     "compute.",

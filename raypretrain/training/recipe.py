@@ -13,6 +13,7 @@ from raypretrain.corpus.sources import CorpusConfig
 from raypretrain.models.config import ModelConfig
 from raypretrain.tokens.tokenizer import TokenizerConfig
 from raypretrain.tokens.window import SequencesConfig
+from raypretrain.training.guard import GuardConfig
 from raypretrain.training.schedule import ScheduleConfig
 
 
@@ -98,6 +99,7 @@ class TrainingConfig(Config):
     sequence_losses: bool = Field(default=False, description="record the loss of every sequence, for trace")
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    guard: GuardConfig = GuardConfig()
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingConfig:

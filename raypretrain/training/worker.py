@@ -39,9 +39,10 @@ from raypretrain.training.evaluation import HeldOut
 from raypretrain.training.events import Events, read_events
 from raypretrain.training.fast import FastTier
 from raypretrain.training.goodput import repeated
+from raypretrain.training.guard import Guard, Verdict, corrupted, stopped
 from raypretrain.training.heartbeat import Heartbeat, Progress, born
 from raypretrain.training.loop import Place, train
-from raypretrain.training.metrics import Quarantine, StepLog
+from raypretrain.training.metrics import Quarantine, StepLog, read_log
 from raypretrain.training.preemption import Preemption
 from raypretrain.training.recipe import Length, PretrainRecipe
 from raypretrain.training.requests import Request, agree
@@ -52,7 +53,7 @@ from raypretrain.training.resize import (
     scratch_folder,
     start_conversion,
 )
-from raypretrain.training.restoring import find
+from raypretrain.training.restoring import Found, find
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.saving import Saver
 
@@ -173,10 +174,10 @@ class Worker:
         self.starting = {"workers": self.begun - self._asked_at(), **dict(zip(names, spans, strict=True))}
         self._open_logs(self.standing.step)
         self._open_saver()
+        self.guard = self._guard()
         place = Place(self.rank, self.world, job.sizes.micro_batch, self.device, job.bos)
-        step = train(
-            self.engine, steps, self.standing.step, length, job.recipe.training, job.held_out, place, self
-        )
+        begin, training = self.standing.step, job.recipe.training
+        step = train(self.engine, steps, begin, length, training, job.held_out, self.guard, place, self)
         self._phase(f"saving step {step:,}")
         self.saver.finish()
         if step == length.steps:
@@ -212,7 +213,8 @@ class Worker:
             self.starting["first_step"] = row["step_seconds"] - row["data_wait_seconds"]
             self.poster.post("starting", self.starting, now=True)
             self._phase("training")
-        self.poster.post("step", row, now=first or row["step"] == self.job.length.steps)
+        last = row["step"] == self.job.length.steps
+        self.poster.post("step", {**row, "skipped_steps": self.guard.skipped}, now=first or last)
 
     def log_sequences(self, step: int, losses: list[float]) -> None:
         if self.rank == 0:
@@ -227,16 +229,46 @@ class Worker:
     def save_due(self, step: int) -> bool:
         return self.saver.due(step)
 
-    def save(self, step: int, tokens: int, cursor: Cursor, now: bool) -> None:
+    def save(self, step: int, tokens: int, cursor: Cursor, updates: int, now: bool) -> None:
         self._phase(f"saving step {step:,}")
         begun = time.perf_counter()
-        standing = Standing(**{**vars(self.job.start), "step": step, "tokens": tokens, "cursor": cursor})
+        standing = replace(self.job.start, step=step, tokens=tokens, cursor=cursor, updates=updates)
         measured, loss = self.held_out_loss
         self.saver.save(standing, loss if measured == step else None, now=now)
         if now:
             self.saver.finish()
             self.preemption.saved(time.perf_counter() - begun)
         self._phase("training")
+
+    def rewind(self, step: int, reason: str) -> Standing | None:
+        self.saver.settle()
+        found = self._find()
+        zero = self.job.recipe.compute.zero
+        # This engine cannot load what another number of workers has saved.
+        if found is None or needs_conversion(found.standing.world_size, self.world, zero):
+            return None
+        back = found.standing
+        self._phase(f"going back to step {back.step:,}")
+        self.engine.load(found.folder)
+        if self.rank == 0:
+            self.events.append("rewind", step=step, reason=reason, to=back.step)
+            self.poster.note(f"step {step:,}: {reason}; going back to the weights of step {back.step:,}")
+        return back
+
+    def refused(self, step: int, verdict: Verdict) -> None:
+        if self.rank == 0 and verdict.action != "rewind":
+            self.events.append(verdict.action, step=step, reason=verdict.reason)
+            self.poster.note(f"step {step:,} is skipped: {verdict.reason}")
+        if verdict.action == "stop":
+            history = f" ({verdict.history})" if verdict.history else ""
+            raise stopped(self.job.folder, step, verdict.reason + history)
+
+    def replicas_differ(self, step: int, ranks: list[int]) -> None:
+        nodes: list[Any] = [None] * self.world
+        dist.all_gather_object(nodes, ray.util.get_node_ip_address())
+        if self.rank == 0:
+            self.events.append("replicas-differ", step=step, ranks=ranks, nodes=[nodes[r] for r in ranks])
+        raise corrupted(self.job.folder, step, ranks, nodes)
 
     def request(self) -> Request:
         preempted = self.preemption.request(self.rank, self.poster.note, self.events)
@@ -246,12 +278,24 @@ class Worker:
 
     def _take_up(self) -> tuple[Standing, Path | None]:
         """Where to start: all go on from the same checkpoint, and share in verifying it."""
-        config = self.job.recipe.training.checkpoint
-        found = find(self.crew, self.folder, self.job.start, self.fast, Copies.of(config))
+        found = self._find()
         if found is None:
             return self.job.start, None
         _refuse_other(found.standing, self.job.start, str(found.folder))
         return found.standing, found.folder
+
+    def _find(self) -> Found | None:
+        copies = Copies.of(self.job.recipe.training.checkpoint)
+        return find(self.crew, self.folder, self.job.start, self.fast, copies)
+
+    def _guard(self) -> Guard:
+        """As it was after the step that the run goes on from; rank 0 reads the metrics."""
+        guard = None
+        if self.rank == 0:
+            rows = read_log(self.folder.metrics)
+            guard = Guard.after(self.job.recipe.training.guard, rows, self.standing.updates)
+        made: Guard = broadcast_from_rank_zero(guard)
+        return made
 
     def _open_saver(self) -> None:
         config = self.job.recipe.training.checkpoint
