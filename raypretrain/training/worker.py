@@ -108,8 +108,8 @@ class Worker:
 
     def heartbeat(self) -> Heartbeat:
         """The thread that tells the board how far this worker is."""
-        # The same number in the whole group, and a larger one in the next.
-        self.incarnation = int(self.gather(torch.tensor([time.time_ns()]))[0, 0])
+        number = 0 if self.rank else ray.get(self.job.board.enter.remote())
+        self.incarnation = int(self.gather(torch.tensor([number]))[0, 0])
         pid, context = os.getpid(), ray.get_runtime_context()
         who = {
             "rank": self.rank,
