@@ -105,7 +105,7 @@ def test_a_run_under_way(lost: Made) -> None:
         }
     ]  # fmt: skip
     assert found["account"]["wall"] == pytest.approx(75)
-    assert found["account"]["lost"] == pytest.approx(8 + 2 + 3)
+    assert found["account"]["lost"] == pytest.approx(8 + 2)
 
 
 def test_a_run_whose_driver_was_killed(lost: Made) -> None:
