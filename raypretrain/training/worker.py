@@ -278,7 +278,8 @@ class Worker:
                 repeated=repeated(self.folder.metrics, self.folder.evaluations, after),
             )
             self.metrics = StepLog(self.folder.metrics, after)
-            self.evaluations = StepLog(self.folder.evaluations, after)
+            # The one before the first step is done again with it.
+            self.evaluations = StepLog(self.folder.evaluations, after or -1)
             if self.job.recipe.training.sequence_losses:
                 self.sequences = StepLog(self.folder.sequence_losses, after)
             self.quarantine = Quarantine(self.folder.quarantine)

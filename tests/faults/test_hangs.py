@@ -23,6 +23,7 @@ from runs import fingerprints, metrics, run, train_workers, write_recipe
 
 from raypretrain.training.events import read_events
 from raypretrain.training.goodput import account_of
+from raypretrain.training.metrics import read_log
 from raypretrain.training.status import status_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
@@ -72,6 +73,11 @@ def processes(name: str) -> list[psutil.Process]:
 def same(folder: Path, undisturbed: Path) -> None:
     assert fingerprints(folder) == fingerprints(undisturbed)
     assert [row["loss"] for row in metrics(folder)] == [row["loss"] for row in metrics(undisturbed)]
+    evaluations = [
+        [(row["step"], row["held_out_loss"]) for row in read_log(run / "evaluations.jsonl")]
+        for run in (folder, undisturbed)
+    ]
+    assert evaluations[0] == evaluations[1]
 
 
 def test_a_frozen_worker_is_found_named_and_started_again_and_nothing_is_lost(
@@ -159,7 +165,8 @@ def test_workers_that_all_wait_for_data_are_found_and_the_stream_is_started_agai
     folder = undisturbed.parent / "no-data"
     dealers = partial(processes, "ray::Dealer")
 
-    found = Disturbed(recipe, folder, lambda workers: dealers()[-1].send_signal(signal.SIGSTOP))
+    from_nothing = "training.checkpoint.every=30"
+    found = Disturbed(recipe, folder, lambda workers: dealers()[-1].send_signal(signal.SIGSTOP), from_nothing)
     assert found.outcome.status == "finished"
     same(folder, undisturbed)
     [stall] = found.named("stall")
@@ -168,6 +175,7 @@ def test_workers_that_all_wait_for_data_are_found_and_the_stream_is_started_agai
     assert len(re.findall(r"in __next__\n", stacks)) == 2
     [lost] = found.named("lost")
     assert lost["time"] - stall["time"] < 10
+    assert [group["step"] for group in found.named("group")] == [0, 0]
 
 
 SLOWS = """
