@@ -28,13 +28,14 @@ from raypretrain.training.status import status_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
 
+STEPS = 60
 TIMEOUT = 4.0
 OVERRIDES = [f"compute.stall_timeout={TIMEOUT}", "training.checkpoint.every=10"]
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
-    return write_recipe(tmp_path_factory.mktemp("recipe"), corpus, 30)
+    return write_recipe(tmp_path_factory.mktemp("recipe"), corpus, STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,9 @@ def test_a_frozen_worker_is_found_named_and_started_again_and_nothing_is_lost(
     assert any(f"pid {frozen[0]}) was stopped by a signal" in line for line in found.said)
     [lost] = found.named("lost")
     assert f"pid {frozen[0]}: its process ended" in lost["reason"]
-    assert [group["step"] for group in found.named("group")] == [0, 10]
+    before, after = (group["step"] for group in found.named("group"))
+    assert before == 0
+    assert after in (10, 20, 30)
     assert lost["time"] - stall["time"] < 10
 
     stacks = (folder / stall["stacks"]).read_text()
@@ -136,7 +139,7 @@ def test_a_worker_that_pauses_for_less_than_the_time_out_is_left_alone(
     assert found.outcome.status == "finished"
     same(folder, undisturbed)
     assert looks[0]["state"] == "running"
-    assert 13 <= looks[0]["step"] < looks[0]["steps"] == 30
+    assert 13 <= looks[0]["step"] < looks[0]["steps"] == STEPS
     assert status_of(folder)["state"] == "finished"
     assert max(row["step_seconds"] for row in metrics(folder)) > TIMEOUT / 3  # it was felt
     assert [event["event"] for event in found.events if event["event"] != "save"] == [
@@ -165,8 +168,12 @@ def test_workers_that_all_wait_for_data_are_found_and_the_stream_is_started_agai
     folder = undisturbed.parent / "no-data"
     dealers = partial(processes, "ray::Dealer")
 
-    from_nothing = "training.checkpoint.every=30"
-    found = Disturbed(recipe, folder, lambda workers: dealers()[-1].send_signal(signal.SIGSTOP), from_nothing)
+    from_nothing = f"training.checkpoint.every={STEPS}"
+
+    def freeze(workers: list[Any]) -> None:
+        dealers()[-1].send_signal(signal.SIGSTOP)
+
+    found = Disturbed(recipe, folder, freeze, from_nothing, at=5)
     assert found.outcome.status == "finished"
     same(folder, undisturbed)
     [stall] = found.named("stall")
