@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from raypretrain.errors import RunError
 from raypretrain.training.goodput import ENDS, account, read_logs
 
 _RECENT_STEPS = 50
+_SHOWN = {"start", "group", "save", "lost", "stall", "killed", "straggler", *ENDS}
 
 
 def status_of(run: Path, now: float | None = None) -> dict[str, Any]:
@@ -45,6 +47,7 @@ def status_of(run: Path, now: float | None = None) -> dict[str, Any]:
         "held_out": _held_out(evaluations),
         "restarts": restarts(events),
         "stragglers": [event for event in events if event["event"] == "straggler"],
+        "others": dict(Counter(event["event"] for event in events if event["event"] not in _SHOWN)),
         "account": wall.as_dict(),
     }
 

@@ -150,6 +150,13 @@ def test_each_start_after_the_first_has_its_reason(made: Made) -> None:
     ]
 
 
+def test_what_other_parts_told_the_ledger_is_counted(lost: Made) -> None:
+    for step in (3, 4):
+        lost.events.append("skip", step=step)
+    assert lost.status(75)["others"] == {"skip": 2}
+    assert "skip: 2" in command(lost.folder.path).stdout
+
+
 def test_a_run_that_has_not_begun_to_train(made: Made) -> None:
     assert made.status(0)["state"] == "stopped"
     with made.folder.lock():
