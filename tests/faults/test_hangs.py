@@ -101,7 +101,7 @@ def test_a_frozen_worker_is_found_named_and_started_again_and_nothing_is_lost(
     [line] = [line for line in found.said if "does not answer" in line]
     assert re.fullmatch(
         rf"worker \d \(node [\d.]+, pid {frozen[0]}\) does not answer for \d+ s; "
-        r"it was in phase '\w+' of step \d+",
+        r"last heard of in phase '\w+' of step \d+",
         line,
     )
     assert any(f"pid {frozen[0]}) was stopped by a signal" in line for line in found.said)
