@@ -81,6 +81,7 @@ def same(folder: Path, undisturbed: Path) -> None:
     assert evaluations[0] == evaluations[1]
 
 
+@pytest.mark.long
 def test_a_frozen_worker_is_found_named_and_started_again_and_nothing_is_lost(
     undisturbed: Path, recipe: Path
 ) -> None:
@@ -120,7 +121,6 @@ def test_a_frozen_worker_is_found_named_and_started_again_and_nothing_is_lost(
     account = account_of(folder, time.time())
     assert account.lost > TIMEOUT
     assert account.wall == pytest.approx(found.events[-1]["time"] - found.events[0]["time"], abs=1e-3)
-    print({e["event"]: round(e["time"] - found.at, 2) for e in found.events}, account.as_dict())
 
 
 def test_a_worker_that_pauses_for_less_than_the_time_out_is_left_alone(
@@ -162,6 +162,7 @@ def test_a_hang_with_no_restart_left_ends_the_run_with_one_line(
     assert [e["event"] for e in read_events(tmp_path / "run" / "events.jsonl")][-1] == "failed"
 
 
+@pytest.mark.long
 def test_workers_that_all_wait_for_data_are_found_and_the_stream_is_started_again(
     undisturbed: Path, recipe: Path
 ) -> None:
@@ -196,6 +197,7 @@ while True:
 """
 
 
+@pytest.mark.long
 def test_a_slow_worker_is_named_and_nothing_is_restarted(cluster: str, recipe: Path, tmp_path: Path) -> None:
     slowing: list[subprocess.Popen[bytes]] = []
     slowed: list[int] = []
