@@ -98,6 +98,8 @@ def _progress(found: dict[str, Any]) -> Table:
     if checkpoint:
         saved = f"step {checkpoint['step']:,}, {duration(checkpoint['age_seconds'])} ago"
     lines["checkpoint"] = saved
+    if found["others"]:
+        lines["also"] = ", ".join(f"{name}: {number}" for name, number in found["others"].items())
     table = Table(show_header=False, box=None)
     for name, text in lines.items():
         table.add_row(name, Text(text))

@@ -22,6 +22,7 @@ class Board:
         self._error: str | None = None
         self._notes: list[str] = []
         self._latest: dict[str, Any] = {}
+        self._groups = 0
         self._beats: dict[int, dict[str, Any]] = {}
         self._arrived: dict[int, float] = {}
         self._lost: list[dict[int, tuple[str, str]]] = []
@@ -56,14 +57,18 @@ class Board:
             return Request.STOP
         return Request.REGROUP if self._regroup == workers else Request.NOTHING
 
+    def enter(self) -> int:
+        """The number of a group of workers that begins, larger than all before; those are forgotten."""
+        self._groups += 1
+        self._beats, self._arrived = {}, {}
+        return self._groups
+
     def beat(self, values: dict[str, Any]) -> None:
-        """A worker's heartbeat; those of a group before the newest are left out."""
-        rank, newest = values["rank"], max((b["incarnation"] for b in self._beats.values()), default=0)
-        if values["incarnation"] < newest:
-            return
-        if values["incarnation"] > newest:
-            self._beats, self._arrived = {}, {}
+        """A worker's heartbeat; of the newest group alone."""
+        rank = values["rank"]
         before = self._beats.get(rank)
+        if values["incarnation"] != self._groups:
+            return
         if before:
             values["busy"] = [*before["busy"], *values["busy"]][-_BUSY_KEPT:]
             if "stack" in before and before["marks"] == values["marks"]:

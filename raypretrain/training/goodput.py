@@ -74,8 +74,15 @@ class _Group:
 
 def account_of(run: Path, now: float) -> Account:
     """The account of a run's folder."""
-    logs = (read_events(run / name) for name in ("events.jsonl", "metrics.jsonl", "evaluations.jsonl"))
-    return account(*logs, now=now)
+    events, metrics, evaluations = read_logs(run)
+    return account(events, metrics, evaluations, now)
+
+
+def read_logs(run: Path) -> tuple[list[Row], list[Row], list[Row]]:
+    """The rows of a run's events, metrics and evaluations."""
+    names = ("events.jsonl", "metrics.jsonl", "evaluations.jsonl")
+    events, metrics, evaluations = (read_events(run / name) for name in names)
+    return events, metrics, evaluations
 
 
 def account(events: list[Row], metrics: list[Row], evaluations: list[Row], now: float | None) -> Account:
@@ -88,13 +95,14 @@ def account(events: list[Row], metrics: list[Row], evaluations: list[Row], now: 
     total = Account()
     if not any(event["event"] == "start" for event in events):
         return total
-    sessions, groups = _sessions(events), []
+    sessions = _sessions(events)
+    groups: list[_Group] = []
     for i, session in enumerate(sessions):
         last = i == len(sessions) - 1
         end = _end(session, sessions[i + 1] if not last else None, metrics, now if last else None)
         if not last:
             total.idle += max(0.0, sessions[i + 1][0]["time"] - end)
-        groups += _starts(session, end, total)
+        groups += _starts(session, end, total, under_way=last and now is not None)
     _steps(groups, metrics, evaluations, total)
     first, end = sessions[0][0]["time"], _end(sessions[-1], None, metrics, now)
     rest = max(0.0, end - first) - total.wall
@@ -147,7 +155,7 @@ def _end(session: list[Row], following: list[Row] | None, metrics: list[Row], no
     return float(max(signs))
 
 
-def _starts(session: list[Row], end: float, total: Account) -> list[_Group]:
+def _starts(session: list[Row], end: float, total: Account, *, under_way: bool) -> list[_Group]:
     """The groups of a session; their starts and the checkpoints' stalls go into the account."""
     groups: list[_Group] = []
     waiting_since: float | None = session[0]["time"]
@@ -174,7 +182,8 @@ def _starts(session: list[Row], end: float, total: Account) -> list[_Group]:
         total.start += max(0.0, end - waiting_since)
     if groups and not groups[-1].end:
         groups[-1].end = end
-        groups[-1].broken = not any(event["event"] in ("stopped", "finished") for event in session)
+        clean = under_way or any(event["event"] in ("stopped", "finished") for event in session)
+        groups[-1].broken = not clean
     return groups
 
 

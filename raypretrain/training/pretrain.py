@@ -226,7 +226,7 @@ def _fit(
             name=pointers.name,
             storage_path=str(pointers.parent),
             failure_config=ray.train.FailureConfig(max_failures=recipe.compute.max_failures),
-            callbacks=[TellOfLosses(board)],
+            callbacks=[TellOfLosses(board)],  # type: ignore[list-item]
         ),
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if sizes.device == "cuda" else "gloo"),
     )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from raypretrain.errors import RunError
-from raypretrain.training.events import read_events
-from raypretrain.training.goodput import ENDS, account
+from raypretrain.training.goodput import ENDS, account, read_logs
 
 _RECENT_STEPS = 50
+_SHOWN = {"start", "group", "save", "lost", "stall", "killed", "straggler", *ENDS}
 
 
 def status_of(run: Path, now: float | None = None) -> dict[str, Any]:
@@ -24,11 +25,9 @@ def status_of(run: Path, now: float | None = None) -> dict[str, Any]:
         raise RunError("is no run: it has no recipe.yaml", where=str(run), fix="give the folder of a run")
     now = time.time() if now is None else now
     # Read before the state: a run that ends meanwhile is shown as it ended.
-    state = state_of(run)
-    events, metrics, evaluations = (
-        read_events(run / name) for name in ("events.jsonl", "metrics.jsonl", "evaluations.jsonl")
-    )
-    state, reason = state or _ended(run, events)
+    lives = state_of(run)
+    events, metrics, evaluations = read_logs(run)
+    state, reason = lives or _ended(run, events)
     wall = account(events, metrics, evaluations, now if state == "running" else None)
     starts = [event for event in events if event["event"] == "start"]
     start = starts[-1] if starts else {}
@@ -48,6 +47,7 @@ def status_of(run: Path, now: float | None = None) -> dict[str, Any]:
         "held_out": _held_out(evaluations),
         "restarts": restarts(events),
         "stragglers": [event for event in events if event["event"] == "straggler"],
+        "others": dict(Counter(event["event"] for event in events if event["event"] not in _SHOWN)),
         "account": wall.as_dict(),
     }
 

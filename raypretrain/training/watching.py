@@ -102,7 +102,7 @@ class Stall:
         if self.kind == "behind" and len(self.at_fault) == len(self.beats):
             return f"no worker got on {for_so_long}: all are {phase}, worker {worst.rank} ({where}) too"
         if self.kind == "frozen":
-            return f"worker {ranks} ({where}) does not answer {for_so_long}; it was {phase}"
+            return f"worker {ranks} ({where}) does not answer {for_so_long}; last heard of {phase}"
         return f"worker {ranks} ({where}) does not get on {for_so_long}: it is {phase}, the others wait"
 
 

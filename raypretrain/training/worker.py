@@ -132,8 +132,8 @@ class Worker:
 
     def heartbeat(self) -> Heartbeat:
         """The thread that tells the board how far this worker is."""
-        # The same number in the whole group, and a larger one in the next.
-        self.incarnation = int(self.gather(torch.tensor([time.time_ns()]))[0, 0])
+        number = 0 if self.rank else ray.get(self.job.board.enter.remote())
+        self.incarnation = int(self.gather(torch.tensor([number]))[0, 0])
         pid, context = os.getpid(), ray.get_runtime_context()
         who = {
             "rank": self.rank,
@@ -364,7 +364,8 @@ class Worker:
                 repeated=repeated(self.folder.metrics, self.folder.evaluations, after),
             )
             self.metrics = StepLog(self.folder.metrics, after)
-            self.evaluations = StepLog(self.folder.evaluations, after)
+            # The one before the first step is done again with it.
+            self.evaluations = StepLog(self.folder.evaluations, after or -1)
             if self.job.recipe.training.sequence_losses:
                 self.sequences = StepLog(self.folder.sequence_losses, after)
             self.quarantine = Quarantine(self.folder.quarantine)

@@ -23,17 +23,19 @@ from runs import fingerprints, metrics, run, train_workers, write_recipe
 
 from raypretrain.training.events import read_events
 from raypretrain.training.goodput import account_of
+from raypretrain.training.metrics import read_log
 from raypretrain.training.status import status_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
 
+STEPS = 60
 TIMEOUT = 4.0
 OVERRIDES = [f"compute.stall_timeout={TIMEOUT}", "training.checkpoint.every=10"]
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
-    return write_recipe(tmp_path_factory.mktemp("recipe"), corpus, 30)
+    return write_recipe(tmp_path_factory.mktemp("recipe"), corpus, STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +74,14 @@ def processes(name: str) -> list[psutil.Process]:
 def same(folder: Path, undisturbed: Path) -> None:
     assert fingerprints(folder) == fingerprints(undisturbed)
     assert [row["loss"] for row in metrics(folder)] == [row["loss"] for row in metrics(undisturbed)]
+    evaluations = [
+        [(row["step"], row["held_out_loss"]) for row in read_log(run / "evaluations.jsonl")]
+        for run in (folder, undisturbed)
+    ]
+    assert evaluations[0] == evaluations[1]
 
 
+@pytest.mark.long
 def test_a_frozen_worker_is_found_named_and_started_again_and_nothing_is_lost(
     undisturbed: Path, recipe: Path
 ) -> None:
@@ -94,13 +102,15 @@ def test_a_frozen_worker_is_found_named_and_started_again_and_nothing_is_lost(
     [line] = [line for line in found.said if "does not answer" in line]
     assert re.fullmatch(
         rf"worker \d \(node [\d.]+, pid {frozen[0]}\) does not answer for \d+ s; "
-        r"it was in phase '\w+' of step \d+",
+        r"last heard of in phase '\w+' of step \d+",
         line,
     )
     assert any(f"pid {frozen[0]}) was stopped by a signal" in line for line in found.said)
     [lost] = found.named("lost")
     assert f"pid {frozen[0]}: its process ended" in lost["reason"]
-    assert [group["step"] for group in found.named("group")] == [0, 10]
+    before, after = (group["step"] for group in found.named("group"))
+    assert before == 0
+    assert after in (10, 20, 30)
     assert lost["time"] - stall["time"] < 10
 
     stacks = (folder / stall["stacks"]).read_text()
@@ -111,7 +121,6 @@ def test_a_frozen_worker_is_found_named_and_started_again_and_nothing_is_lost(
     account = account_of(folder, time.time())
     assert account.lost > TIMEOUT
     assert account.wall == pytest.approx(found.events[-1]["time"] - found.events[0]["time"], abs=1e-3)
-    print({e["event"]: round(e["time"] - found.at, 2) for e in found.events}, account.as_dict())
 
 
 def test_a_worker_that_pauses_for_less_than_the_time_out_is_left_alone(
@@ -130,7 +139,7 @@ def test_a_worker_that_pauses_for_less_than_the_time_out_is_left_alone(
     assert found.outcome.status == "finished"
     same(folder, undisturbed)
     assert looks[0]["state"] == "running"
-    assert 13 <= looks[0]["step"] < looks[0]["steps"] == 30
+    assert 13 <= looks[0]["step"] < looks[0]["steps"] == STEPS
     assert status_of(folder)["state"] == "finished"
     assert max(row["step_seconds"] for row in metrics(folder)) > TIMEOUT / 3  # it was felt
     assert [event["event"] for event in found.events if event["event"] != "save"] == [
@@ -153,21 +162,28 @@ def test_a_hang_with_no_restart_left_ends_the_run_with_one_line(
     assert [e["event"] for e in read_events(tmp_path / "run" / "events.jsonl")][-1] == "failed"
 
 
+@pytest.mark.long
 def test_workers_that_all_wait_for_data_are_found_and_the_stream_is_started_again(
     undisturbed: Path, recipe: Path
 ) -> None:
     folder = undisturbed.parent / "no-data"
     dealers = partial(processes, "ray::Dealer")
 
-    found = Disturbed(recipe, folder, lambda workers: dealers()[-1].send_signal(signal.SIGSTOP))
+    from_nothing = f"training.checkpoint.every={STEPS}"
+
+    def freeze(workers: list[Any]) -> None:
+        dealers()[-1].send_signal(signal.SIGSTOP)
+
+    found = Disturbed(recipe, folder, freeze, from_nothing, at=5)
     assert found.outcome.status == "finished"
     same(folder, undisturbed)
     [stall] = found.named("stall")
     assert (stall["kind"], stall["ranks"], stall["phase"]) == ("behind", [0, 1], "data")
     stacks = (folder / stall["stacks"]).read_text()
-    assert len(re.findall(r"in __next__\n", stacks)) == 2
+    assert len(re.findall(r"stream\.py.*in __iter__\n", stacks)) == 2
     [lost] = found.named("lost")
     assert lost["time"] - stall["time"] < 10
+    assert [group["step"] for group in found.named("group")] == [0, 0]
 
 
 SLOWS = """
@@ -181,6 +197,7 @@ while True:
 """
 
 
+@pytest.mark.long
 def test_a_slow_worker_is_named_and_nothing_is_restarted(cluster: str, recipe: Path, tmp_path: Path) -> None:
     slowing: list[subprocess.Popen[bytes]] = []
     slowed: list[int] = []

@@ -114,7 +114,7 @@ def test_a_driver_that_was_killed_ended_with_the_last_step_that_is_known() -> No
 
 def test_a_run_under_way_is_counted_to_this_moment() -> None:
     events = [event(0, "start"), group(10, 0)]
-    checked(account(events, steps(1, 2, 10.0), [], 15.0), 15, start=10.5, productive=3.0, data=0.5, lost=1.0)
+    checked(account(events, steps(1, 2, 10.0), [], 15.0), 15, start=10.5, productive=3.0, data=0.5, other=1.0)
     checked(account(events[:1], [], [], 4.0), 4, start=4.0)
     # Killed, it ended with its last step.
     checked(account(events, steps(1, 2, 10.0), [], None), 14, start=10.5, productive=3.0, data=0.5)

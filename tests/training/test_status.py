@@ -105,7 +105,7 @@ def test_a_run_under_way(lost: Made) -> None:
         }
     ]  # fmt: skip
     assert found["account"]["wall"] == pytest.approx(75)
-    assert found["account"]["lost"] == pytest.approx(8 + 2 + 3)
+    assert found["account"]["lost"] == pytest.approx(8 + 2)
 
 
 def test_a_run_whose_driver_was_killed(lost: Made) -> None:
@@ -148,6 +148,13 @@ def test_each_start_after_the_first_has_its_reason(made: Made) -> None:
         ("started again", None, 40, 10.0),
         ("the driver was killed", 48, 45, 10.0),
     ]
+
+
+def test_what_other_parts_told_the_ledger_is_counted(lost: Made) -> None:
+    for step in (3, 4):
+        lost.events.append("skip", step=step)
+    assert lost.status(75)["others"] == {"skip": 2}
+    assert "skip: 2" in command(lost.folder.path).stdout
 
 
 def test_a_run_that_has_not_begun_to_train(made: Made) -> None:

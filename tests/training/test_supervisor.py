@@ -55,7 +55,7 @@ def test_the_stacks_say_where_each_worker_was(tmp_path: Path) -> None:
     stall = Stall("frozen", (frozen,), 31.0, (frozen, waits))
     path = write_stacks(tmp_path / "stacks", stall)
     assert path.read_text() == (
-        "worker 1 (node 10.0.0.1, pid 101) does not answer for 31 s; it was in phase 'data' of step 7\n\n"
+        "worker 1 (node 10.0.0.1, pid 101) does not answer for 31 s; last heard of in phase 'data' of step 7\n\n"
         "worker 0, node 10.0.0.0, pid 100: phase 'data' of step 7 for 31.0 s\n"
         '  File "loop.py", line 90, in train\n\n\n'
         "worker 1, node 10.0.0.1, pid 101: phase 'data' of step 7 for 31.0 s\n"

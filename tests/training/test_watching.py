@@ -48,7 +48,7 @@ def test_who_does_not_answer_is_at_fault_even_if_another_is_behind() -> None:
     assert found is not None
     assert (found.kind, ranks(found)) == ("frozen", [1])
     assert found.line() == (
-        "worker 1 (node node-1, pid 101) does not answer for 40 s; it was in phase 'forward' of step 7"
+        "worker 1 (node node-1, pid 101) does not answer for 40 s; last heard of in phase 'forward' of step 7"
     )
 
 
