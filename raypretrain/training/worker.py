@@ -258,7 +258,8 @@ class Worker:
     def refused(self, step: int, verdict: Verdict) -> None:
         if self.rank == 0 and verdict.action != "rewind":
             self.events.append(verdict.action, step=step, reason=verdict.reason)
-            self.poster.note(f"step {step:,} is skipped: {verdict.reason}")
+            if verdict.action == "skip":
+                self.poster.note(f"step {step:,} is skipped: {verdict.reason}")
         if verdict.action == "stop":
             history = f" ({verdict.history})" if verdict.history else ""
             raise stopped(self.job.folder, step, verdict.reason + history)
