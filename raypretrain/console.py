@@ -122,7 +122,8 @@ class PretrainView(_View):
         if row["step"] > self._first[0] and not progress_out.is_terminal:
             each = (now - self._first[1]) / (row["step"] - self._first[0])
             left = f"  {each * (self._steps - row['step']):.0f} s left"
-        figures = f"loss {row['loss']:.3f}  {row['tokens_per_second']:,.0f} tokens/s{left}"
+        skipped = f"  {row['skipped_steps']:,} skipped" if row.get("skipped_steps") else ""
+        figures = f"loss {row['loss']:.3f}  {row['tokens_per_second']:,.0f} tokens/s{skipped}{left}"
         self.advance("step", row["step"], self._steps, figures)
 
 
@@ -194,6 +195,11 @@ def print_outcome(outcome: Outcome) -> None:
         f"finished: {result['steps']:,} steps, {result['tokens']:,} tokens, {result['tokens_per_second']:,.0f} tokens/s"
     ]
     lines.append(f"waiting for data: {result['data_wait_share']:.2%} of the time")
+    if result.get("skipped_steps"):
+        lines.append(
+            f"skipped: {result['skipped_steps']:,} steps, rewinds: {result['rewinds']:,}; "
+            f"{result['updates']:,} updates are in the model; metrics.jsonl says which and why"
+        )
     if "last_held_out_loss" in result:
         lines.append(
             f"held-out loss: {result['first_held_out_loss']:.4f} → {result['last_held_out_loss']:.4f} nats a token, "
@@ -234,6 +240,8 @@ def print_traced_step(found: dict[str, Any], with_text: bool) -> None:
     """The documents of a step, sequence by sequence."""
     proof = "as in metrics.jsonl" if found["recorded"] else "the step is not done yet"
     print(f"step {found['step']:,}: batch {found['batch_fingerprint']}, {proof}")
+    if found["skipped"]:
+        print(f"skipped, no weights were moved: {found['skipped']}")
     for sequence in found["sequences"]:
         loss = "" if sequence["loss"] is None else f"  loss {sequence['loss']:.4f}"
         place = f"window {sequence['window']}, part {sequence['part']}, index {sequence['index']}"

@@ -33,6 +33,7 @@ class Standing:
         world_size: number of workers.
         zero: ZeRO stage of the engine's files.
         recipe, tokenizer, corpus: fingerprints of what the run is made of.
+        updates: moves of the weights: the steps without those that the guard skipped; by default all of them.
     """
 
     step: int
@@ -43,6 +44,11 @@ class Standing:
     recipe: str
     tokenizer: str
     corpus: str
+    updates: int = -1
+
+    def __post_init__(self) -> None:
+        if self.updates < 0:
+            object.__setattr__(self, "updates", self.step)
 
 
 def checkpoint_folder(checkpoints: Path, step: int) -> Path:
@@ -74,6 +80,7 @@ def read_standing(folder: Path) -> Standing:
     values = _read_manifest(folder)
     try:
         names = Standing.__dataclass_fields__
+        values.setdefault("updates", -1)  # manifests from before there was a guard
         return Standing(**{k: values[k] for k in names if k != "cursor"}, cursor=Cursor(**values["cursor"]))
     except (KeyError, TypeError) as error:
         raise RunError(f"the manifest is damaged ({error})", where=str(folder / MANIFEST)) from None

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 import deepspeed
 import deepspeed.ops
+from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+from raypretrain.training.replicas import fingerprint_of_tensors
 
 # DeepSpeed would compile a collective over shared memory at its first start on CPUs: half a minute, a compiler,
 # and a lock file that hangs every later start if the build is killed. gloo does the same work.
@@ -61,6 +65,25 @@ class EngineSettings:
     clip: float
 
 
+class VetoedAdamW(torch.optim.AdamW):
+    """AdamW that makes no step while ``vetoed()``: weights, moments and step counters stay as they are."""
+
+    vetoed: Callable[[], bool] = staticmethod(lambda: False)
+
+    def step(self, closure: Any = None) -> Any:
+        """See :class:`torch.optim.AdamW`."""
+        if not self.vetoed():
+            return super().step(closure)
+        for (
+            group
+        ) in self.param_groups:  # a first step that is vetoed leaves what the others need: moments of zero
+            self._init_group(group, [], [], [], [], [], [])
+        return None
+
+
+ZERO_SUPPORTED_OPTIMIZERS.append(VetoedAdamW)  # as AdamW itself is; DeepSpeed goes by the very class
+
+
 class Engine:
     """A model, its optimizer, and how both are spread over the workers.
 
@@ -75,7 +98,7 @@ class Engine:
         self._settings = settings
         # Without ZeRO and in fp32, DeepSpeed clips but does not say by what norm.
         self._plain = settings.zero == 0 and settings.precision == "fp32"
-        optimizer = torch.optim.AdamW(
+        optimizer = VetoedAdamW(
             decay_groups(model, settings.weight_decay),
             lr=settings.learning_rate,
             betas=settings.betas,
@@ -85,6 +108,8 @@ class Engine:
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=_deepspeed_config(settings), dist_init_required=False
         )
+        self._veto, self._own_norm = False, 0.0
+        optimizer.vetoed = self._vetoed
 
     def accumulate(
         self, micro_batches: Iterable[tuple[Tensor, Tensor, float]], each: Tensor | None = None
@@ -107,17 +132,41 @@ class Engine:
             total += loss.detach()
         return total / self._settings.accumulation
 
-    def step(self, learning_rate: float) -> float:
-        """Move the weights; returns the norm of the whole gradient before it was clipped."""
+    def step(self, learning_rate: float, *, veto: bool = False) -> float:
+        """Move the weights, unless there is a veto, on all workers, or the gradient is not finite.
+
+        The gradients are used up in any case.
+
+        Returns:
+            The norm of the whole gradient before it was clipped, the same on all workers; infinite or nan if it is.
+        """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        own_norm = self._plain_norm() if self._plain else None
+        if self._plain:
+            self._own_norm = self._plain_norm()
+        self._veto = veto
         self._engine.step()
-        return float(own_norm if own_norm is not None else self._engine.get_global_grad_norm())
+        return self._norm()
 
-    def _plain_norm(self) -> Tensor:
+    def _vetoed(self) -> bool:
+        """Asked by the optimizer, when DeepSpeed has brought the gradients together and clipped them."""
+        return self._veto or not math.isfinite(self._norm())
+
+    def _norm(self) -> float:
+        if self._plain:
+            return self._own_norm
+        norm = float(self._engine.optimizer._global_grad_norm)
+        return norm if norm >= 0 else math.inf  # where DeepSpeed marks what is not finite by -1
+
+    def _plain_norm(self) -> float:
         grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(grads)
+        return float(torch.nn.utils.get_total_norm(grads))
+
+    def fingerprint(self) -> int:
+        """64 bits, signed, of this worker's copy of the parameters; 0 where it holds a part of them only."""
+        if self._settings.zero == 3:
+            return 0
+        return fingerprint_of_tensors(self._engine.module.parameters())
 
     @torch.no_grad()
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from raypretrain.tokens.cursor import Cursor, fingerprint_rows, format_fingerprint
 from raypretrain.tokens.stream import StepRows
+from raypretrain.training.checkpoint import Standing
 from raypretrain.training.engine import Engine
 from raypretrain.training.evaluation import HeldOut, bits_per_byte, held_out_loss, share_of
+from raypretrain.training.guard import Guard, GuardConfig, Verdict, odd_ones_out
 from raypretrain.training.objective import causal_targets
 from raypretrain.training.recipe import Length, TrainingConfig
 from raypretrain.training.schedule import learning_rate
@@ -47,8 +49,25 @@ class Hooks(Protocol):
     def log_evaluation(self, row: dict[str, Any]) -> None:
         """Called by every worker with each evaluation."""
 
-    def save(self, step: int, tokens: int, cursor: Cursor) -> None:
+    def save(self, step: int, tokens: int, cursor: Cursor, updates: int) -> None:
         """Make a checkpoint; called by every worker after the same step."""
+
+    def rewind(self, step: int, reason: str) -> Standing | None:
+        """Take up the newest checkpoint's weights, if there is one; called by every worker after the same step."""
+
+    def refused(self, step: int, verdict: Verdict) -> None:
+        """Called by every worker with a step that moved no weights, when its metrics are logged.
+
+        Raises:
+            RunError: the verdict is to stop.
+        """
+
+    def replicas_differ(self, step: int, ranks: list[int]) -> None:
+        """Called by every worker with the ranks whose parameters are not those of the others.
+
+        Raises:
+            RunError: always.
+        """
 
     def stop_asked(self) -> bool:
         """Whether this worker was asked to save and stop."""
@@ -61,6 +80,7 @@ def train(
     length: Length,
     training: TrainingConfig,
     held_out: HeldOut,
+    guard: Guard,
     place: Place,
     hooks: Hooks,
 ) -> int:
@@ -68,6 +88,7 @@ def train(
 
     Args:
         steps: this worker's rows of each step.
+        guard: as it was after ``start``.
     """
     step, tokens = start, start * length.tokens_per_step
     data = iter(steps)
@@ -86,12 +107,14 @@ def train(
             else None
         )
         loss = engine.accumulate(micro_batches(rows, place), each)
-        rate = learning_rate(step, length.steps, training.learning_rate, training.schedule)
-        gradient_norm = engine.step(rate)
-
-        own = rows.sequences.tokens
-        fingerprint = fingerprint_rows(own, first=place.rank * len(own))
-        everyone = exchange(hooks, float(loss), data_wait, fingerprint, hooks.stop_asked())
+        replica = engine.fingerprint() if replicas_due(step, training.guard, length) else 0
+        # All learn the same before anything moves, and so decide the same.
+        everyone = exchange(hooks, place, rows, float(loss), data_wait, replica)
+        if odd := odd_ones_out(everyone.replicas):
+            hooks.replicas_differ(step, odd)
+        rate = learning_rate(guard.updates + 1, length.steps, training.learning_rate, training.schedule)
+        gradient_norm = engine.step(rate, veto=guard.vetoes(everyone.loss))
+        verdict, marks = go_back(guard.judge(everyone.loss, gradient_norm), guard, step, hooks)
         seconds = time.perf_counter() - begun
         hooks.log_step(
             {
@@ -105,19 +128,41 @@ def train(
                 "tokens_per_second": length.tokens_per_step / seconds,
                 "batch_fingerprint": format_fingerprint(everyone.fingerprint),
                 "cursor": [rows.cursor.window, rows.cursor.part, rows.cursor.index],
+                "updates": guard.updates,
+                **marks,
             },
             rows,
         )
         if each is not None:
             hooks.log_sequences(step, sequence_losses(each, rows, place, hooks))
+        if verdict.action != "train":
+            hooks.refused(step, verdict)
         last = step == length.steps or everyone.stop
         if step % length.evaluate_every == 0 or step == length.steps:
             evaluate(engine, held_out, step, tokens, place, hooks)
-        if step % length.checkpoint_every == 0 or last:
-            hooks.save(step, tokens, rows.cursor)
+        if step % length.checkpoint_every == 0 or last or verdict.action == "rewind":
+            hooks.save(step, tokens, rows.cursor, guard.updates)
         if last:
             break
     return step
+
+
+def go_back(verdict: Verdict, guard: Guard, step: int, hooks: Hooks) -> tuple[Verdict, dict[str, Any]]:
+    """Carry out a verdict to rewind; without a checkpoint it becomes one to stop. With what the metrics have of it."""
+    if verdict.action != "rewind":
+        return verdict, verdict.marks()
+    back = hooks.rewind(step, verdict.reason)
+    if back is None:
+        verdict = replace(verdict, action="stop", history="there is no checkpoint to go back to")
+        return verdict, verdict.marks()
+    guard.rewound(back.updates)
+    return verdict, {**verdict.marks(), "rewound_to": back.step}
+
+
+def replicas_due(step: int, guard: GuardConfig, length: Length) -> bool:
+    """Whether the workers' parameters are compared in this step: so often, and before each checkpoint."""
+    every = guard.replicas_every
+    return every > 0 and (step % every == 0 or step % length.checkpoint_every == 0)
 
 
 def micro_batches(rows: StepRows, place: Place) -> Iterator[tuple[Tensor, Tensor, float]]:
@@ -183,13 +228,18 @@ class Everyone:
     data_wait: float
     fingerprint: int
     stop: bool
+    replicas: list[int]
 
 
-def exchange(hooks: Hooks, loss: float, data_wait: float, fingerprint: int, stop: bool) -> Everyone:
+def exchange(
+    hooks: Hooks, place: Place, rows: StepRows, loss: float, data_wait: float, replica: int
+) -> Everyone:
     """Bring the workers' figures together in one collective: floats travel as their 64 bits."""
+    tokens = rows.sequences.tokens
+    fingerprint = fingerprint_rows(tokens, first=place.rank * len(tokens))
     floats = torch.tensor([loss, data_wait], dtype=torch.float64).view(torch.int64)
     signed = fingerprint - 2**64 if fingerprint >= 2**63 else fingerprint
-    own = torch.cat([floats, torch.tensor([signed, int(stop)], dtype=torch.int64)])
+    own = torch.cat([floats, torch.tensor([signed, int(hooks.stop_asked()), replica], dtype=torch.int64)])
     all_rows = hooks.gather(own)
     numbers = all_rows[:, :2].contiguous().view(torch.float64)
     return Everyone(
@@ -197,4 +247,5 @@ def exchange(hooks: Hooks, loss: float, data_wait: float, fingerprint: int, stop
         data_wait=float(numbers[:, 1].max()),
         fingerprint=sum(all_rows[:, 2].tolist()) % 2**64,
         stop=bool(all_rows[:, 3].any()),
+        replicas=all_rows[:, 4].tolist(),
     )

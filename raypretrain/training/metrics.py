@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ class StepLog:
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write ``row`` out, at once: what a killed process had done can be read."""
-        self._file.write(json.dumps(row) + "\n")
+        """Write ``row`` out, at once: what a killed process had done can be read. JSON has no nan: null."""
+        self._file.write(json.dumps({key: _finite(value) for key, value in row.items()}) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -51,6 +52,12 @@ class Quarantine:
                 if (record.file, record.position) not in self._known:
                     self._known.add((record.file, record.position))
                     file.write(json.dumps(asdict(record)) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

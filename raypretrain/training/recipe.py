@@ -14,6 +14,7 @@ from raypretrain.errors import RecipeError
 from raypretrain.models.config import ModelConfig
 from raypretrain.tokens.tokenizer import TokenizerConfig
 from raypretrain.tokens.window import SequencesConfig
+from raypretrain.training.guard import GuardConfig
 from raypretrain.training.schedule import ScheduleConfig
 
 
@@ -66,6 +67,7 @@ class TrainingConfig(Config):
     sequence_losses: bool = Field(default=False, description="record the loss of every sequence, for trace")
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    guard: GuardConfig = GuardConfig()
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingConfig:
@@ -171,7 +173,11 @@ def refuse_changes(recipe: PretrainRecipe, saved: PretrainRecipe, folder: Path) 
         "compute.stream_cpus",
         "compute.cpus_per_worker",
     )
-    differing = [k for k in sorted(now.keys() | then.keys()) if now.get(k) != then.get(k) and k not in free]
+    differing = [
+        k
+        for k in sorted(now.keys() | then.keys())
+        if now.get(k) != then.get(k) and k not in free and not k.startswith("training.guard.")
+    ]
     if differing:
         shown = ", ".join(f"{k}: {then.get(k)} → {now.get(k)}" for k in differing[:8])
         more = f" and {len(differing) - 8} more" if len(differing) > 8 else ""

@@ -78,12 +78,15 @@ def summary(folder: RunFolder) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "steps": rows[-1]["step"],
         "tokens": rows[-1]["tokens"],
-        "final_loss": rows[-1]["loss"],
+        "final_loss": next((row["loss"] for row in reversed(rows) if row["loss"] is not None), None),
         "train_seconds": sum(row["step_seconds"] for row in rows),
         "tokens_per_second": rows[-1]["tokens"] / rows[-1]["step"] * len(steady) / seconds,
         "median_step_seconds": statistics.median(row["step_seconds"] for row in steady),
         "data_wait_share": sum(row["data_wait_seconds"] for row in steady) / seconds,
     }
+    if skipped := sum("skipped" in row for row in rows):
+        rewinds = sum("rewound_to" in row for row in rows)
+        figures |= {"skipped_steps": skipped, "rewinds": rewinds, "updates": rows[-1]["updates"]}
     if evaluations:
         for name, row in (("first", evaluations[0]), ("last", evaluations[-1])):
             figures[f"{name}_held_out_loss"] = row["held_out_loss"]

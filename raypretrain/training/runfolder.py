@@ -37,6 +37,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.evaluations = self.path / "evaluations.jsonl"
         self.sequence_losses = self.path / "sequence_losses.jsonl"
+        self.events = self.path / "events.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
         self.result = self.path / "result.json"
@@ -153,6 +154,7 @@ def fingerprint_of(recipe: PretrainRecipe) -> str:
         "compute": True,
         "run": {"folder"},
         "corpus": {"on_change", "tokenized", "tokenized_endpoint_url"},
+        "training": {"guard"},
     }
     values = flatten(recipe.model_dump(mode="json", exclude=computing))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

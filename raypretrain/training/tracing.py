@@ -28,10 +28,10 @@ def trace_step(run: Path, step: int) -> dict[str, Any]:
     """The documents in the global batch of ``step``, done or to come.
 
     Returns:
-        ``step``, ``batch_fingerprint``, ``recorded`` (the fingerprint in metrics.jsonl, if the step was done), and
-        ``sequences``: each with its ``sequence`` (place in the batch), ``window``, ``part``, ``index``, ``loss`` (if
-        the run recorded it) and ``pieces``, each with its ``document``, ``source``, ``start``, ``stop``, ``column``,
-        ``first``, ``tokens`` and ``text``.
+        ``step``, ``batch_fingerprint``, ``recorded`` (the fingerprint in metrics.jsonl, if the step was done),
+        ``skipped`` (why the guard made no update of it, if so), and ``sequences``: each with its ``sequence`` (place
+        in the batch), ``window``, ``part``, ``index``, ``loss`` (if the run recorded it) and ``pieces``, each with its
+        ``document``, ``source``, ``start``, ``stop``, ``column``, ``first``, ``tokens`` and ``text``.
 
     Raises:
         RunError: no such step; or the corpus does not give the recorded batch any more.
@@ -43,7 +43,8 @@ def trace_step(run: Path, step: int) -> dict[str, Any]:
     batch = recipe.training.global_batch
     sequences = trace_sequences(windows, _cursor_before(windows, rows, step, batch), batch)
     found = format_fingerprint(fingerprint_rows(np.stack([s.ids for s in sequences]), first=0))
-    recorded = rows[step - 1]["batch_fingerprint"] if step <= len(rows) else None
+    row = rows[step - 1] if step <= len(rows) else {}
+    recorded = row.get("batch_fingerprint")
     if recorded not in (None, found):
         raise RunError(
             f"step {step} was trained on the batch {recorded}, and the corpus gives {found} now",
@@ -55,6 +56,7 @@ def trace_step(run: Path, step: int) -> dict[str, Any]:
         "step": step,
         "batch_fingerprint": found,
         "recorded": recorded,
+        "skipped": row.get("skipped"),
         "sequences": [
             {
                 "sequence": i,

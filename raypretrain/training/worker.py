@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,10 @@ from raypretrain.training.checkpoint import Standing
 from raypretrain.training.cluster import Sizes
 from raypretrain.training.engine import Engine, EngineSettings
 from raypretrain.training.evaluation import HeldOut
+from raypretrain.training.events import Events
+from raypretrain.training.guard import Guard, Verdict, corrupted, stopped
 from raypretrain.training.loop import Place, train
-from raypretrain.training.metrics import Quarantine, StepLog
+from raypretrain.training.metrics import Quarantine, StepLog, read_log
 from raypretrain.training.recipe import Length, PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
 
@@ -92,6 +94,7 @@ class Worker:
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.poster = Poster(job.board)
         self.folder = RunFolder(job.folder)
+        self.events = Events(self.folder.events)
         self.device = _device(job.sizes)
         if job.sizes.device == "cpu":
             torch.set_num_threads(job.sizes.threads)
@@ -115,8 +118,10 @@ class Worker:
         names = ("verify", "engine", "restore")
         self.starting = {"workers": self.begun - job.submitted, **dict(zip(names, spans, strict=True))}
         self._open_logs(self.standing.step)
+        self.guard = self._guard()
         place = Place(self.rank, self.world, job.sizes.micro_batch, self.device, job.bos)
-        train(self.engine, steps, self.standing.step, length, job.recipe.training, job.held_out, place, self)
+        begin, training = self.standing.step, job.recipe.training
+        train(self.engine, steps, begin, length, training, job.held_out, self.guard, place, self)
 
     # The hooks of the loop.
 
@@ -142,7 +147,8 @@ class Worker:
             self.starting["first_step"] = row["step_seconds"] - row["data_wait_seconds"]
             self.poster.post("starting", self.starting, now=True)
             self._phase("training")
-        self.poster.post("step", row, now=first or row["step"] == self.job.length.steps)
+        last = row["step"] == self.job.length.steps
+        self.poster.post("step", {**row, "skipped_steps": self.guard.skipped}, now=first or last)
 
     def log_sequences(self, step: int, losses: list[float]) -> None:
         if self.rank == 0:
@@ -153,7 +159,7 @@ class Worker:
             self.evaluations.append(row)
             self.poster.post("evaluation", row, now=True)
 
-    def save(self, step: int, tokens: int, cursor: Cursor) -> None:
+    def save(self, step: int, tokens: int, cursor: Cursor, updates: int) -> None:
         folder = checkpoint.checkpoint_folder(self.folder.checkpoints, step)
         self._phase(f"saving step {step:,}")
         try:
@@ -166,9 +172,7 @@ class Worker:
             dist.all_gather_object(parts, checkpoint.hash_files(folder, self.rank, self.world))
             if self.rank == 0:
                 files = {name: value for part in parts for name, value in part.items()}
-                standing = Standing(
-                    **{**vars(self.job.start), "step": step, "tokens": tokens, "cursor": cursor}
-                )
+                standing = replace(self.job.start, step=step, tokens=tokens, cursor=cursor, updates=updates)
                 checkpoint.commit(folder, standing, files)
                 checkpoint.prune(self.folder.checkpoints, self.job.recipe.training.checkpoint.keep)
             self._tell_ray(step, folder)
@@ -183,6 +187,34 @@ class Worker:
             ) from None
         self._phase("training")
 
+    def rewind(self, step: int, reason: str) -> Standing | None:
+        found = self._newest()
+        if found is None:
+            return None
+        back = checkpoint.read_standing(found)
+        self._phase(f"going back to step {back.step:,}")
+        self.engine.load(found)
+        if self.rank == 0:
+            self.events.append("rewind", step=step, reason=reason, to=back.step)
+            self.poster.note(f"step {step:,}: {reason}; going back to the weights of step {back.step:,}")
+        return back
+
+    def refused(self, step: int, verdict: Verdict) -> None:
+        if self.rank == 0 and verdict.action != "rewind":
+            self.events.append(verdict.action, step=step, reason=verdict.reason)
+            if verdict.action == "skip":
+                self.poster.note(f"step {step:,} is skipped: {verdict.reason}")
+        if verdict.action == "stop":
+            history = f" ({verdict.history})" if verdict.history else ""
+            raise stopped(self.job.folder, step, verdict.reason + history)
+
+    def replicas_differ(self, step: int, ranks: list[int]) -> None:
+        nodes: list[Any] = [None] * self.world
+        dist.all_gather_object(nodes, ray.util.get_node_ip_address())
+        if self.rank == 0:
+            self.events.append("replicas-differ", step=step, ranks=ranks, nodes=[nodes[r] for r in ranks])
+        raise corrupted(self.job.folder, step, ranks, nodes)
+
     def stop_asked(self) -> bool:
         return self.poster.stop_asked()
 
@@ -190,19 +222,32 @@ class Worker:
 
     def _take_up(self) -> tuple[Standing, Path | None]:
         """Where to start: rank 0 verifies the checkpoints, all go on from the same one."""
-        found: str | None = None
+        found = self._newest()
         if self.rank == 0:
-            newest = checkpoint.newest_verified(self.folder.checkpoints, self.poster.note)
-            found = str(newest) if newest else None
-            checkpoint.drop_after(
-                self.folder.checkpoints, checkpoint.read_standing(newest).step if newest else 0
-            )
-        found = broadcast_from_rank_zero(found)
+            step = checkpoint.read_standing(found).step if found else 0
+            checkpoint.drop_after(self.folder.checkpoints, step)
         if found is None:
             return self.job.start, None
-        standing = checkpoint.read_standing(Path(found))
-        _refuse_other(standing, self.job.start, found)
-        return standing, Path(found)
+        standing = checkpoint.read_standing(found)
+        _refuse_other(standing, self.job.start, str(found))
+        return standing, found
+
+    def _newest(self) -> Path | None:
+        """The newest checkpoint that verifies, the same for all."""
+        found = None
+        if self.rank == 0:
+            found = checkpoint.newest_verified(self.folder.checkpoints, self.poster.note)
+        newest: Path | None = broadcast_from_rank_zero(found)
+        return newest
+
+    def _guard(self) -> Guard:
+        """As it was after the step that the run goes on from; rank 0 reads the metrics."""
+        guard = None
+        if self.rank == 0:
+            rows = read_log(self.folder.metrics)
+            guard = Guard.after(self.job.recipe.training.guard, rows, self.standing.updates)
+        made: Guard = broadcast_from_rank_zero(guard)
+        return made
 
     def _stream(self, cursor: Cursor, steps: int) -> DealtSteps:
         """This worker's steps from ``cursor`` on; rank 0 starts the dealer, beside itself."""

@@ -116,10 +116,8 @@ def make_engine(precision: str, zero: int) -> Any:
 # ------------------------------------------------------------------------------------------------- the tests
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two workers, in processes of their own, wrote."""
-    folder = tmp_path_factory.mktemp("engine")
+def start_workers(script: str, folder: Path) -> None:
+    """Run ``script RANK FOLDER`` in as many processes as there are workers, to their end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -129,7 +127,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         environment = os.environ | {name: str(value) for name, value in numbers.items()}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
         with (folder / f"{rank}.log").open("w") as log:
-            arguments = [sys.executable, __file__, str(rank), str(folder)]
+            arguments = [sys.executable, script, str(rank), str(folder)]
             processes.append(subprocess.Popen(arguments, env=environment, stdout=log, stderr=log))
     try:
         for rank, process in enumerate(processes):
@@ -137,6 +135,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         for process in processes:
             process.kill()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two workers, in processes of their own, wrote."""
+    folder = tmp_path_factory.mktemp("engine")
+    start_workers(__file__, folder)
     return folder
 
 

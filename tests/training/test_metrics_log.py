@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,12 @@ def test_there_may_be_no_log_yet(path: Path) -> None:
     assert read_log(path) == []
     StepLog(path, 7).close()
     assert path.read_text() == ""
+
+
+def test_a_number_that_json_does_not_have_is_null(tmp_path: Path) -> None:
+    log = StepLog(tmp_path / "log.jsonl", after=0)
+    log.append({"step": 1, "loss": math.nan, "losses": [1.5, math.inf], "name": "nan"})
+    text = (tmp_path / "log.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert json.loads(text) == {"step": 1, "loss": None, "losses": [1.5, None], "name": "nan"}
