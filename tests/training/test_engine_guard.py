@@ -88,7 +88,11 @@ def broken_step(engine: Any, step: int, case: str) -> float:
     """One worker's first micro-batch goes wrong; returns the norm that the engine says."""
     import torch.distributed as dist
 
-    broken = {"loss": infect_loss, "gradient": infect_gradient}.get(case) if dist.get_rank() == 1 else None
+    broken = (
+        {"loss": infect_loss, "gradient": infect_gradient}.get(case)
+        if dist.get_rank() == WORKERS - 1
+        else None
+    )
     module = engine._engine.module
     hooked = [module.register_forward_hook(broken)] if broken else []
 
