@@ -37,7 +37,8 @@ def test_the_same_command_goes_on_after_the_death_of_its_driver(
     process.communicate()
     # At once, though the workers of the dead driver may still be there.
     assert run(tiny_recipe, folder).status == "finished"
-    account(how="SIGKILL to the driver", lost=recovery.lost, seconds=recovery.seconds, exact=False)
+    account(how=f"SIGKILL to the driver, after step {recovery.done}", lost=recovery.lost, exact=False)
+    account(seconds=recovery.seconds)
     assert_exact(folder, undisturbed)
     account(exact=True)
 
@@ -66,7 +67,11 @@ def test_a_run_that_is_asked_to_end_saves_and_the_same_command_goes_on(
     assert newest.name == f"step-{stopped['step']:08d}"
     assert problem_of(newest) is None
     assert 3 <= stopped["step"] < 40
-    account(how=f"{number.name} to the driver's group", lost="0 steps done again", exact=False)
+    account(
+        how=f"{number.name} to the driver's group, in step {stopped['step']}",
+        lost="0 steps done again",
+        exact=False,
+    )
     account(note=f"a clean end {took:.1f} s after {number.name}")
     assert run(tiny_recipe, folder).status == "finished"
     assert_exact(folder, undisturbed)
@@ -119,7 +124,8 @@ def test_nothing_is_left_of_a_cluster_whose_driver_died_and_the_same_command_goe
         assert ended(again)["status"] == "finished"
     finally:
         again.kill()
-    account(how="SIGKILL to the driver", lost=recovery.lost, seconds=recovery.seconds, exact=False)
+    account(how=f"SIGKILL to the driver, after step {recovery.done}", lost=recovery.lost, exact=False)
+    account(seconds=recovery.seconds)
     assert_exact(folder, undisturbed)
     account(exact=True)
     assert len(started) > 4

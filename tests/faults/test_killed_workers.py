@@ -37,7 +37,7 @@ def test_a_worker_killed_in_mid_step_changes_no_batch_and_no_loss(
     strike = Strike(folder, 13, kill)
     assert run(tiny_recipe, folder, watch=strike).status == "finished"
     assert strike.recovery
-    account(how=f"SIGKILL to worker {which} of 2", exact=False)
+    account(how=f"SIGKILL to worker {which} of 2, after step {strike.recovery.done}", exact=False)
     account(lost=strike.recovery.lost, seconds=strike.recovery.seconds)
     assert strike.recovery.seconds, "nothing was restarted"
     assert_exact(folder, undisturbed)
@@ -71,7 +71,11 @@ def test_a_run_whose_workers_are_killed_every_20_seconds_comes_to_its_end_exactl
 ) -> None:
     step = statistics.median(row["step_seconds"] for row in metrics(undisturbed))
     steps = int(TRAINING_SHARE * KILLS * EVERY_SECONDS / step)
-    overrides = [f"training.steps={steps}", "training.evaluation.every=1000", f"compute.max_failures={2 * KILLS}"]
+    overrides = [
+        f"training.steps={steps}",
+        "training.evaluation.every=1000",
+        f"compute.max_failures={2 * KILLS}",
+    ]
     alone, folder = tmp_path / "alone", tmp_path / "run"
     begun = time.monotonic()
     assert run(tiny_recipe, alone, *overrides).status == "finished"
