@@ -270,8 +270,9 @@ def _lost_workers(error: BaseException, restarts: int) -> RunError | None:
     if not lost:
         return None
     ranks = ", ".join(str(rank) for rank in lost)
+    who = f"workers {ranks} were" if len(lost) > 1 else f"worker {ranks} was"
     return RunError(
-        f"worker {ranks} was lost, after {restarts} restarts",
+        f"{who} lost, after {restarts} restarts",
         where="compute.max_failures",
         fix="see whether its machine ran out of memory; the same command goes on from the last checkpoint",
     )

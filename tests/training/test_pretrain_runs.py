@@ -110,8 +110,11 @@ def test_no_extension_is_compiled_so_no_compiler_is_needed(undisturbed: Path, ex
 def test_workers_lost_more_often_than_allowed_end_the_run_with_one_line(
     cluster: str, recipe: Path, tmp_path: Path
 ) -> None:
+    killed: list[int] = []
+
     def kill_one(event: dict[str, Any]) -> None:
-        if "step" in event and (workers := train_workers()):
+        if "step" in event and not killed and (workers := train_workers()):
+            killed.append(workers[0].pid)
             workers[0].send_signal(signal.SIGKILL)
 
     with pytest.raises(RaypretrainError, match=r"worker \d was lost, after 0 restarts"):
