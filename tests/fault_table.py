@@ -54,9 +54,9 @@ Account = Callable[..., None]
 def account(request: pytest.FixtureRequest) -> Account:
     """Takes what a line of the table says of this test; may be called several times.
 
-    ``how``: by which signal, which change of a file; ``lost``: steps repeated, records left out; ``seconds``: to
-    recover; ``exact``: whether all batches, and the losses, were those of an undisturbed run; ``note``: whatever has
-    to be said below the table.
+    ``how``: by which signal and when, which change of a file; ``lost``: steps repeated, records left out;
+    ``seconds``: to recover; ``exact``: whether all batches, and the losses, were those of an undisturbed run;
+    ``note``: whatever has to be said below the table.
     """
     values: dict[str, Any] = {}
     request.node.user_properties.append(("account", values))

@@ -37,7 +37,7 @@ def test_a_worker_killed_in_mid_step_changes_no_batch_and_no_loss(
     strike = Strike(folder, 13, kill)
     assert run(tiny_recipe, folder, watch=strike).status == "finished"
     assert strike.recovery
-    account(how=f"SIGKILL to worker {which} of 2", exact=False)
+    account(how=f"SIGKILL to worker {which} of 2, after step {strike.recovery.done}", exact=False)
     account(lost=strike.recovery.lost, seconds=strike.recovery.seconds)
     assert strike.recovery.seconds, "nothing was restarted"
     assert_exact(folder, undisturbed)

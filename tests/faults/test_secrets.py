@@ -122,7 +122,8 @@ def test_no_file_of_a_run_and_no_log_of_ray_holds_a_secret_of_the_environment(
         said = ended(process)
     finally:
         process.kill()
-    wrong = start_command(recipe, tmp_path / "wrong", *source[:1], **environment, AWS_ENDPOINT_URL="http://[")
+    nowhere = {**environment, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    wrong = start_command(recipe, tmp_path / "wrong", *source[:1], **nowhere)
     out, error = wrong.communicate(timeout=100)
     assert wrong.returncode == 2, error
     (tmp_path / "said.txt").write_text(f"{said} {out} {error}")
