@@ -163,7 +163,7 @@ class Engine:
             raise FileNotFoundError(f"{folder}: no engine state")
 
 
-class _Copies(TorchCheckpointEngine):  # type: ignore[misc]
+class _Copies(TorchCheckpointEngine):
     """Takes what DeepSpeed would write and writes nothing: training waits for a copy in memory alone."""
 
     def __init__(self) -> None:

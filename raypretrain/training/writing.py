@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -97,7 +97,7 @@ def write_part(folder: Path, state: State) -> Files:
             path.parent.mkdir(parents=True, exist_ok=True)
             begun.append(path)
             with HashedFile(path) as file, _no_checksums():
-                torch.save(value, file)
+                torch.save(value, cast(IO[bytes], file))
             files[name] = file.about
         for parent in {path.parent for path in begun}:
             _sync(parent)
