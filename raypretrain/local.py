@@ -10,7 +10,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,7 +55,8 @@ def _whole_or_not(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise _local_error(str(path), error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where its folder cannot be, it is not
+            temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 

@@ -121,7 +121,7 @@ class Run:
                     self.step = step
                     saver.save(replace(WANTED, step=step), (losses or {}).get(step))
                     if saver._work:  # a step of training takes longer than to write these few bytes
-                        saver._work.join()
+                        saver._work.join(5.0)
             saver.settle()
 
         outcomes = self.together.each(work)

@@ -180,7 +180,7 @@ class ToRun(Work):
             if self.crew.rank == 0:
                 copies.begin(self.folder)
             copies.put(self.folder, files)
-        except StorageError as error:
+        except (OSError, StorageError) as error:
             problem = str(error)
         self._leave(".copied", {"problem": problem})
 
@@ -192,7 +192,7 @@ class ToRun(Work):
             if problem is None:
                 copies.commit(self.folder, (self.means.run.metrics, self.means.run.evaluations))
                 copies.prune(config.keep, config.keep_every, config.keep_best)
-        except StorageError as error:
+        except (OSError, StorageError) as error:
             problem = str(error)
         if problem:
             self.crew.note(f"note: step {self.standing.step:,} is not copied: {problem}")

@@ -155,6 +155,8 @@ class Copies:
             if step not in stay and step < whole[0]:
                 for name in sorted(names[step], key=lambda name: name != MANIFEST):
                     storage.remove(self._file(step, name), self.options)
+                if not storage.is_remote(self.url):
+                    shutil.rmtree(f"{self.url.removeprefix('file://')}/step-{step:08d}", ignore_errors=True)
 
     def _loss(self, step: int) -> float | None:
         try:

@@ -242,7 +242,7 @@ class Engine:
             group.update(settings)
 
 
-class _Copies(TorchCheckpointEngine):  # type: ignore[misc]
+class _Copies(TorchCheckpointEngine):
     """Takes what DeepSpeed would write and writes nothing: training waits for a copy in memory alone."""
 
     def __init__(self) -> None:

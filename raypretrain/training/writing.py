@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -94,8 +96,8 @@ def write_part(folder: Path, state: State) -> Files:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             begun.append(path)
-            with HashedFile(path) as file:
-                torch.save(value, file)
+            with HashedFile(path) as file, _no_checksums():
+                torch.save(value, cast(IO[bytes], file))
             files[name] = file.about
         for parent in {path.parent for path in begun}:
             _sync(parent)
@@ -104,6 +106,17 @@ def write_part(folder: Path, state: State) -> Files:
             path.unlink(missing_ok=True)
         raise
     return files
+
+
+@contextmanager
+def _no_checksums() -> Iterator[None]:
+    """Without torch's own CRC-32 of each tensor: it takes twice as long as the rest, and the manifest has hashes."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
 
 
 def _sync(folder: Path) -> None:
