@@ -131,6 +131,7 @@ class RunFolder:
             self.corpus.name,
             self.checkpoints.name,
             self.ray.name,
+            self.events.name,
         }
         made = {path.stem for path in (self.manifest, self.tokenizer, self.held_out, self.mixture)}
         made.add("tokenizer_config")
