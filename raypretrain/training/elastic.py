@@ -132,11 +132,11 @@ class Trainer(TorchTrainer):
         self._batch, self._board = batch, board
 
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
-        kwargs["failure_policy"] = RegroupingPolicy(
-            self.run_config.failure_config or FailureConfig(), self._board
-        )
-        if self.scaling_config.elasticity_enabled:
-            kwargs["scaling_policy"] = DivisorPolicy(self.scaling_config, self._batch, self._board)
+        failures: Any = self.run_config.failure_config  # typed as those of Train V1
+        sizes: Any = self.scaling_config
+        kwargs["failure_policy"] = RegroupingPolicy(failures, self._board)
+        if sizes.elasticity_enabled:
+            kwargs["scaling_policy"] = DivisorPolicy(sizes, self._batch, self._board)
         return super()._initialize_and_run_controller(**kwargs)
 
 

@@ -240,6 +240,11 @@ class Engine:
         # Stage 3 gives every group what the first one had in converted files, its weight decay too.
         for group, settings in zip(self._engine.optimizer.param_groups, own, strict=True):
             group.update(settings)
+        # And one tensor for the steps of all groups: each would count it up.
+        inner = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+        for state in inner.state.values():
+            if torch.is_tensor(state.get("step")):
+                state["step"] = state["step"].clone()
 
 
 class _Copies(TorchCheckpointEngine):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,9 @@ from typing import Any
 
 import psutil
 from ray._private.ray_constants import PROCESS_TYPE_RAYLET
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 
 _STORE_BYTES = 100 * 2**20
 
@@ -58,9 +59,9 @@ def wait_until(true: Any, seconds: float, process: subprocess.Popen[str]) -> Non
         time.sleep(0.05)
 
 
-def drain(cluster: Cluster, node: Any, seconds: int) -> None:
-    """``ray drain-node``, as a cloud's notice of a reclaim has it done."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address]
-    command += ["--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
-    command += ["--reason-message", "spot", "--deadline-remaining-seconds", str(seconds)]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+def drain(cluster: Cluster, node: Any, deadline: float) -> None:
+    """As ``ray drain-node`` does: a notice that the node is gone at ``deadline`` (clock time)."""
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    client = GcsClient(address=cluster.address)
+    accepted, why = client.drain_node(node.node_id, reason, "spot", int(deadline * 1000))
+    assert accepted, why

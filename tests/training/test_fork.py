@@ -83,6 +83,7 @@ def test_a_fork_says_where_it_comes_from(slower: Path, longer: Path) -> None:
     }
 
 
+@pytest.mark.long
 def test_a_run_made_longer_is_what_a_long_one_would_have_been(
     longer: Path, recipe: Path, tmp_path: Path
 ) -> None:
