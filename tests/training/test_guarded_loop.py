@@ -19,6 +19,7 @@ from raypretrain.training.evaluation import HeldOut
 from raypretrain.training.guard import Guard, GuardConfig, stopped
 from raypretrain.training.loop import Place, train
 from raypretrain.training.recipe import Length, TrainingConfig
+from raypretrain.training.requests import Request
 
 STEPS, EVERY = 40, 10
 PLACE = Place(0, 1, 2, torch.device("cpu"), bos=1)
@@ -68,7 +69,10 @@ class World:
     def log_step(self, row: dict[str, Any], data: StepRows) -> None:
         self.rows.append(row)
 
-    def save(self, step: int, tokens: int, cursor: Cursor, updates: int) -> None:
+    def save_due(self, step: int) -> bool:
+        return step % EVERY == 0
+
+    def save(self, step: int, tokens: int, cursor: Cursor, updates: int, now: bool) -> None:
         assert tokens == step * 16
         self.checkpoints[step] = (self.weight, updates)
 
@@ -87,8 +91,11 @@ class World:
     def replicas_differ(self, step: int, ranks: list[int]) -> None:
         raise RunError(f"ranks {ranks} at step {step}")
 
-    def stop_asked(self) -> bool:
-        return False
+    def request(self) -> Request:
+        return Request.NOTHING
+
+    def phase(self, name: str, step: int | None = None) -> None:
+        pass
 
 
 def rows_from(start: int) -> Any:
