@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from raypretrain.corpus.compression import Damaged
 from raypretrain.corpus.format_base import NAME_THE_COLUMN
 from raypretrain.corpus.text_formats import TextFormat
@@ -79,7 +81,10 @@ class JsonLines(TextFormat):
 
 
 def _load(record: bytes) -> Any:
-    text = record.decode("utf-8")
+    try:
+        return orjson.loads(record)  # twice as fast, and stricter
+    except orjson.JSONDecodeError:
+        text = record.decode("utf-8")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
