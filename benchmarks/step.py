@@ -20,9 +20,10 @@ from text import write_corpus
 
 from raypretrain.config import validate
 from raypretrain.tokens.stream import StepRows
+from raypretrain.training.job import Job
 from raypretrain.training.pretrain import pretrain
 from raypretrain.training.recipe import PretrainRecipe
-from raypretrain.training.worker import Job, Worker
+from raypretrain.training.worker import Worker
 
 WARM_UP = 4
 

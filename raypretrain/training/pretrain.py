@@ -38,12 +38,13 @@ from raypretrain.training.cluster import (
 from raypretrain.training.elastic import Trainer, scaling
 from raypretrain.training.events import Events, read_events
 from raypretrain.training.goodput import account_of
+from raypretrain.training.job import Job
 from raypretrain.training.prepare import Prepared, prepare
 from raypretrain.training.recipe import Length, PretrainRecipe, run_length
 from raypretrain.training.release import release
 from raypretrain.training.runfolder import RunFolder, fingerprint_of
 from raypretrain.training.supervisor import Supervisor, TellOfLosses
-from raypretrain.training.worker import Job, train_worker
+from raypretrain.training.worker import train_worker
 
 _POLL_SECONDS = 0.2
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,77 +16,32 @@ import torch
 import torch.distributed as dist
 from ray.train.collective import broadcast_from_rank_zero
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from safetensors.torch import load_file
 from torch import Tensor
 
-from raypretrain.errors import RaypretrainError, RunError, user_error
-from raypretrain.models.config import ModelShape
-from raypretrain.models.transformer import CausalLM
-from raypretrain.storage import sha256_file
+from raypretrain.errors import RaypretrainError, user_error
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.stream import Dealer, DealtSteps, StepRows, steps_of_a_deal
 from raypretrain.training.background import Means
 from raypretrain.training.board import Poster
 from raypretrain.training.cadence import Cadence, mean_time_between_failures
-from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER, Standing
-from raypretrain.training.cluster import Sizes, micro_batch_of
+from raypretrain.training.checkpoint import Standing
 from raypretrain.training.crew import Crew
-from raypretrain.training.durable import Copies
-from raypretrain.training.engine import Engine, EngineSettings
-from raypretrain.training.evaluation import HeldOut
+from raypretrain.training.engine import Engine
 from raypretrain.training.events import Events, read_events
 from raypretrain.training.fast import FastTier
 from raypretrain.training.goodput import repeated
 from raypretrain.training.guard import Guard, Verdict, corrupted, stopped
 from raypretrain.training.heartbeat import Heartbeat, Progress, born
+from raypretrain.training.job import Job
 from raypretrain.training.loop import Place, train
 from raypretrain.training.metrics import Quarantine, StepLog, read_log
 from raypretrain.training.preemption import Preemption
-from raypretrain.training.recipe import Length, PretrainRecipe
 from raypretrain.training.requests import Request, agree
-from raypretrain.training.resize import (
-    Conversion,
-    clear_scratch,
-    needs_conversion,
-    scratch_folder,
-    start_conversion,
-)
-from raypretrain.training.restoring import Found, find
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.saving import Saver
+from raypretrain.training.takeup import TakeUp
 
 _READ_AHEAD_BYTES = 64 * 2**20
-
-
-@dataclass
-class Job:
-    """All that a worker is told.
-
-    Args:
-        recipe: of the run.
-        folder: of the run; every worker must see it.
-        sizes, shape, length: what follows from the recipe and the cluster.
-        held_out: sequences for evaluation.
-        windows: the stream's, in the object store (in a list, so that Ray does not fetch it for every worker).
-        bos: the token that begins a document.
-        start: where a run without a checkpoint stands; its fingerprints are those that a checkpoint must have.
-        pointers: folder of Ray Train's own, for this start.
-        board: to the driver.
-        submitted: clock time at which the driver asked for the workers.
-    """
-
-    recipe: PretrainRecipe
-    folder: str
-    sizes: Sizes
-    shape: ModelShape
-    length: Length
-    held_out: HeldOut
-    windows: list[Any]
-    bos: int
-    start: Standing
-    pointers: str
-    board: Any
-    submitted: float
 
 
 def train_worker(config: dict[str, Job]) -> None:
@@ -114,20 +67,21 @@ class Worker:
         self.begun = time.time()
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        self.job = job = _for_world(job, self.world)
+        self.job = job = job.for_world(self.world)
         self.poster = Poster(job.board, self.world)
         self.folder = RunFolder(job.folder)
         self.events = Events(self.folder.events)
-        self.preemption = Preemption(_save_bytes(job))
+        self.preemption = Preemption(job.checkpoint_bytes)
         self.progress = Progress()
         self.incarnation = 0
         self.phase = self.progress.mark
-        self.device = _device(job.sizes)
+        on_gpu = job.sizes.device == "cuda"
+        self.device = ray.train.torch.get_device() if on_gpu else torch.device("cpu")
         self.crew = Crew(self.rank, self.world, self.gather, self.poster.note)
         fast = job.recipe.training.checkpoint.fast
         self.fast = FastTier(fast.folder, self.folder.path, self.rank) if fast.every else None
         self.held_out_loss = (-1, math.nan)  # a step, and what was measured there
-        if job.sizes.device == "cpu":
+        if not on_gpu:
             torch.set_num_threads(job.sizes.threads)
 
     def heartbeat(self) -> Heartbeat:
@@ -150,22 +104,21 @@ class Worker:
         job, length = self.job, self.job.length
         times = [time.time()]
         self.phase("verify")
-        self.standing, found = self._take_up()
-        universal, conversion = self._begin_conversion(found)
+        self.taken = taken = TakeUp(job, self.crew, self.fast, self.poster.note)
+        self.standing = taken.standing
         # The first windows are read and tokenized while the model is built.
         steps = self._stream(self.standing.cursor, length.steps - self.standing.step)
         times.append(time.time())
         self._phase("building the model")
         self.phase("engine")
-        self.engine = Engine(
-            _model(job, self.folder, new=found is None), _engine_settings(job, universal), self.device
-        )
+        model = job.model(new=taken.found is None)
+        self.engine = Engine(model, job.engine_settings(taken.universal), self.device)
         self.engine.watch(self.phase, self.progress.collective)
         times.append(time.time())
         self.phase("restore")
-        if found:
+        if taken.found:
             self._phase(f"restoring step {self.standing.step:,}")
-            self._restore(found, universal, conversion)
+        taken.load(self.engine)
         times.append(time.time())
         self._phase("waiting for the first batch")
         self.phase("first batch")
@@ -241,16 +194,11 @@ class Worker:
         self._phase("training")
 
     def rewind(self, step: int, reason: str) -> Standing | None:
+        self._phase("going back")
+        self.phase("restore")
         self.saver.settle()
-        found = self._find()
-        zero = self.job.recipe.compute.zero
-        # This engine cannot load what another number of workers has saved.
-        if found is None or needs_conversion(found.standing.world_size, self.world, zero):
-            return None
-        back = found.standing
-        self._phase(f"going back to step {back.step:,}")
-        self.engine.load(found.folder)
-        if self.rank == 0:
+        back = self.taken.back(self.engine)
+        if back and self.rank == 0:
             self.events.append("rewind", step=step, reason=reason, to=back.step)
             self.poster.note(f"step {step:,}: {reason}; going back to the weights of step {back.step:,}")
         return back
@@ -277,18 +225,6 @@ class Worker:
 
     # What happens before the first step.
 
-    def _take_up(self) -> tuple[Standing, Path | None]:
-        """Where to start: all go on from the same checkpoint, and share in verifying it."""
-        found = self._find()
-        if found is None:
-            return self.job.start, None
-        _refuse_other(found.standing, self.job.start, str(found.folder))
-        return found.standing, found.folder
-
-    def _find(self) -> Found | None:
-        copies = Copies.of(self.job.recipe.training.checkpoint)
-        return find(self.crew, self.folder, self.job.start, self.fast, copies)
-
     def _guard(self) -> Guard:
         """As it was after the step that the run goes on from; rank 0 reads the metrics."""
         guard = None
@@ -303,32 +239,6 @@ class Worker:
         failures = config.mean_time_between_failures or mean_time_between_failures(self.world)
         cadence = Cadence(self.job.length.checkpoint_every, self.standing.step, failures)
         self.saver = Saver(Means(self.crew, self.folder, config, self.fast), cadence, self.engine.snapshot)
-
-    def _begin_conversion(self, found: Path | None) -> tuple[bool, Conversion | None]:
-        """Whether the checkpoint has to be converted for this number of workers; rank 0 begins at once."""
-        zero, saved_by = self.job.recipe.compute.zero, self.standing.world_size
-        universal = found is not None and needs_conversion(saved_by, self.world, zero)
-        conversion = None
-        if self.rank == 0:
-            clear_scratch(self.folder.checkpoints)
-            if saved_by != self.world:
-                self.poster.note(f"going on with {self.world} workers instead of {saved_by}")
-                self.events.append("resize", workers=self.world, before=saved_by, step=self.standing.step)
-            if found and universal:
-                conversion = start_conversion(found)
-        return universal, conversion
-
-    def _restore(self, found: Path, universal: bool, conversion: Conversion | None) -> None:
-        if not universal:
-            self.engine.load(found)
-            return
-        if conversion:
-            conversion.finish()
-        dist.barrier()
-        self.engine.load(scratch_folder(found))
-        dist.barrier()
-        if self.rank == 0:
-            clear_scratch(self.folder.checkpoints)
 
     def _stream(self, cursor: Cursor, steps: int) -> DealtSteps:
         """This worker's steps from ``cursor`` on; rank 0 starts the dealer, beside itself."""
@@ -374,63 +284,3 @@ class Worker:
     def _phase(self, phase: str) -> None:
         if self.rank == 0:
             self.poster.post("phase", phase, now=True)
-
-
-def _device(sizes: Sizes) -> torch.device:
-    return ray.train.torch.get_device() if sizes.device == "cuda" else torch.device("cpu")
-
-
-def _model(job: Job, folder: RunFolder, new: bool) -> CausalLM:
-    """The network; of a ``new`` run with its first weights: drawn, or its parent's if it is a fork."""
-    model = CausalLM(job.shape)
-    if new and folder.parent_weights.is_file():
-        wanted = json.loads(folder.parent.read_text(encoding="utf-8"))["weights_sha256"]
-        if sha256_file(folder.parent_weights) != wanted:
-            raise RunError(
-                "is damaged (its SHA-256 differs)", where=str(folder.parent_weights), fix="fork again"
-            )
-        model.load_state_dict(load_file(folder.parent_weights))
-    else:
-        model.init_weights(job.recipe.run.seed)
-    return model
-
-
-def _for_world(job: Job, world: int) -> Job:
-    """The job as a group of ``world`` workers does it: what the driver reckoned may have been for another number."""
-    micro_batch = micro_batch_of(job.recipe, job.sizes.device, world)
-    sizes = replace(job.sizes, workers=world, micro_batch=micro_batch)
-    return replace(job, sizes=sizes, start=replace(job.start, world_size=world))
-
-
-def _engine_settings(job: Job, universal: bool) -> EngineSettings:
-    training, sizes = job.recipe.training, job.sizes
-    return EngineSettings(
-        zero=job.recipe.compute.zero,
-        precision=sizes.precision,
-        micro_batch=sizes.micro_batch,
-        accumulation=training.global_batch // sizes.workers // sizes.micro_batch,
-        workers=sizes.workers,
-        learning_rate=training.learning_rate,
-        weight_decay=training.weight_decay,
-        betas=training.betas,
-        epsilon=training.epsilon,
-        clip=training.clip,
-        universal=universal,
-    )
-
-
-def _save_bytes(job: Job) -> int:
-    return job.shape.parameters * CHECKPOINT_BYTES_PER_PARAMETER
-
-
-def _refuse_other(found: Standing, wanted: Standing, where: str) -> None:
-    """Refuse a checkpoint of another recipe, tokenizer or corpus, or of another ZeRO stage."""
-    for name in ("recipe", "tokenizer", "corpus"):
-        if getattr(found, name) != getattr(wanted, name):
-            raise RunError(f"was made with another {name}", where=where, fix="choose another run.folder")
-    if found.zero != wanted.zero:
-        raise RunError(
-            f"was saved with ZeRO {found.zero}, not {wanted.zero}",
-            where=where,
-            fix="go on with the same compute.zero",
-        )
