@@ -1,4 +1,4 @@
-"""Rows 2, 9, 10 and 11: a kill while a checkpoint is written, and files that are damaged before it is needed."""
+"""Rows 1, 2, 9, 10 and 11: kills with a fast tier and in mid-save; files that are damaged before they are needed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,25 @@ from runs import run, train_workers
 from striking import Strike, assert_exact
 
 from raypretrain.training.checkpoint import MANIFEST, committed, problem_of
+from raypretrain.training.listing import list_checkpoints
+from raypretrain.training.runfolder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
 
 LARGER = ("model.width=256", "model.layers=4", "model.feed_forward=704", "compute.max_failures=8")
 """A checkpoint of some 60 MB takes long enough to be caught."""
+
+
+LONGER = ("training.steps=200", "training.checkpoint.every=20", "training.evaluation.every=100")
+"""Steps of the tests' model take some 25 ms, and a run is looked at every 200 ms."""
+
+
+@pytest.fixture(scope="module")
+def alone(cluster: str, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A longer run which nothing befell."""
+    folder = tmp_path_factory.mktemp("longer") / "alone"
+    assert run(tiny_recipe, folder, *LONGER).status == "finished"
+    return folder
 
 
 class KillsWhileWriting(threading.Thread):
@@ -53,8 +67,8 @@ class KillsWhileWriting(threading.Thread):
 def test_a_worker_killed_while_a_checkpoint_is_written_leaves_none_that_counts(
     tiny_recipe: Path, cluster: str, tmp_path: Path, account: Account
 ) -> None:
-    alone, folder = tmp_path / "alone", tmp_path / "run"
-    assert run(tiny_recipe, alone, *LARGER).status == "finished"
+    larger, folder = tmp_path / "alone", tmp_path / "run"
+    assert run(tiny_recipe, larger, *LARGER).status == "finished"
     killer = KillsWhileWriting(folder / "checkpoints")
     killer.start()
     account(how="SIGKILL to worker 1 of 2", exact=False)
@@ -63,7 +77,7 @@ def test_a_worker_killed_while_a_checkpoint_is_written_leaves_none_that_counts(
     killer.join()
     assert killer.torn, "it was never in time"
     account(lost=f"the checkpoint {killer.torn[0]}")
-    assert_exact(folder, alone)
+    assert_exact(folder, larger)
     account(exact=True)
     found = committed(folder / "checkpoints")
     assert sorted((folder / "checkpoints").iterdir()) == sorted(found)
@@ -94,12 +108,11 @@ def take_away(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("row", "damage", "how"),
+    ("damage", "how"),
     [
-        pytest.param(9, flip, "one bit of a file flipped", marks=pytest.mark.row(9, "a flipped bit")),
-        pytest.param(10, cut, "a file cut to half", marks=pytest.mark.row(10, "a file cut short")),
+        pytest.param(flip, "one bit of a file flipped", marks=pytest.mark.row(9, "a flipped bit")),
+        pytest.param(cut, "a file cut to half", marks=pytest.mark.row(10, "a file cut short")),
         pytest.param(
-            10,
             take_away,
             "a file removed",
             marks=[pytest.mark.row(10, "a file is missing"), pytest.mark.long],
@@ -107,39 +120,74 @@ def take_away(folder: Path) -> str:
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    undisturbed: Path,
+    alone: Path,
     tiny_recipe: Path,
     tmp_path: Path,
     account: Account,
-    row: int,
     damage: Callable[[Path], str],
     how: str,
 ) -> None:
-    folder, said, problems = tmp_path / "run", [], []
+    folder, said, damaged = tmp_path / "run", [], []
 
     def damage_and_kill() -> None:
-        # The checkpoint of step 30 is there by now, or nearly.
-        newest = folder / "checkpoints" / "step-00000030"
+        checkpoints = folder / "checkpoints"
+        before = committed(checkpoints)[0]
         deadline = time.monotonic() + 20
-        while not (newest / MANIFEST).is_file():
+        while (newest := committed(checkpoints)[0]) == before:
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        problems.append(damage(newest))
+        damaged.append((newest.name, damage(newest)))
         train_workers()[1].send_signal(signal.SIGKILL)
 
-    strike = Strike(folder, 31, damage_and_kill)
+    strike = Strike(folder, 50, damage_and_kill)
 
     def watch(event: dict[str, Any]) -> None:
         said.append(event.get("say", ""))
         strike(event)
 
     account(how=how, exact=False)
-    assert run(tiny_recipe, folder, watch=watch).status == "finished"
+    assert run(tiny_recipe, folder, *LONGER, watch=watch).status == "finished"
     assert strike.recovery
-    assert f"checkpoint step-00000030 is not used: {problems[0]}" in said
-    account(seconds=strike.recovery.seconds, lost=f"{strike.recovery.done - 20} steps done again")
-    assert_exact(folder, undisturbed)
+    name, problem = damaged[0]
+    assert f"checkpoint {name} is not used: {problem}" in said
+    account(seconds=strike.recovery.seconds, lost="21 to 40 steps done again")
+    assert_exact(folder, alone)
     account(exact=True)
+
+
+@pytest.mark.row(1, "a worker is killed; there is a fast tier")
+def test_a_killed_worker_costs_no_more_than_the_steps_since_the_fast_checkpoint(
+    alone: Path, tiny_recipe: Path, tmp_path: Path, account: Account
+) -> None:
+    folder, node = tmp_path / "run", tmp_path / "node"
+    tiers = ("training.checkpoint.fast.every=4", f"training.checkpoint.fast.folder={node}")
+    restored: list[int] = []
+    tiers_listed: set[str] = set()
+
+    def kill() -> None:
+        tiers_listed.update(row["tier"] for row in list_checkpoints(RunFolder(folder)))
+        train_workers()[1].send_signal(signal.SIGKILL)
+
+    strike = Strike(folder, 110, kill)
+
+    def watch(event: dict[str, Any]) -> None:
+        if str(event.get("phase")).startswith("restoring step"):
+            restored.append(int(event["phase"].split()[-1]))
+        strike(event)
+
+    account(how="SIGKILL to worker 1 of 2", exact=False)
+    rare = ("training.checkpoint.every=100",)
+    assert run(tiny_recipe, folder, *LONGER, *rare, *tiers, watch=watch).status == "finished"
+    assert strike.recovery
+    assert tiers_listed == {"fast", "run"}
+    # At most two that were due are lost: the one being written, and the one that waited for it.
+    assert strike.recovery.done - 12 <= restored[0] <= strike.recovery.done
+    assert restored[0] % 4 == 0
+    assert restored[0] > 100
+    account(seconds=strike.recovery.seconds, lost=f"{strike.recovery.done - restored[0]} steps done again")
+    assert_exact(folder, alone)
+    account(exact=True)
+    assert not list(node.iterdir()), "it is of no use after the end"
 
 
 @pytest.mark.row(11, "Ray's own snapshot is torn")

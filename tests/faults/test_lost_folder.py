@@ -1,19 +1,17 @@
-"""The tiers of checkpoints: a lost worker costs the steps since the fast one; a lost folder comes back."""
+"""Checkpoints in object storage: a run whose folder is lost comes back."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fault_proxy import Rules, fault_proxy
 from fault_table import Account
-from runs import metrics, run, train_workers
+from runs import metrics, run
 from s3_server import S3Server
-from striking import Strike, assert_exact
+from striking import assert_exact
 
 from raypretrain import storage
 from raypretrain.training.checkpoint import committed, problem_of
@@ -22,39 +20,6 @@ from raypretrain.training.listing import list_checkpoints
 from raypretrain.training.runfolder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
-
-
-@pytest.mark.row(1, "a worker is killed; there is a fast tier")
-def test_a_killed_worker_costs_no_more_than_the_steps_since_the_fast_checkpoint(
-    undisturbed: Path, tiny_recipe: Path, tmp_path: Path, account: Account
-) -> None:
-    folder, node = tmp_path / "run", tmp_path / "node"
-    tiers = ("training.checkpoint.fast.every=4", f"training.checkpoint.fast.folder={node}")
-    phases: list[str] = []
-    listed: list[dict[str, Any]] = []
-
-    def kill() -> None:
-        listed.extend(list_checkpoints(RunFolder(folder)))
-        train_workers()[1].send_signal(signal.SIGKILL)
-
-    # The save of step 30 is over by then: while one is written, no fast one is begun.
-    strike = Strike(folder, 38, kill)
-
-    def watch(event: dict[str, Any]) -> None:
-        if event.get("phase") and event["phase"] not in phases[-1:]:
-            phases.append(event["phase"])
-        strike(event)
-
-    account(how="SIGKILL to worker 1 of 2", exact=False)
-    assert run(tiny_recipe, folder, *tiers, watch=watch).status == "finished"
-    assert strike.recovery
-    # Step 36, or 32 where the machine was busy: newer than step 30 of the run's folder in any case.
-    assert {"restoring step 36", "restoring step 32"} & set(phases), phases
-    assert {"fast", "run"} == {row["tier"] for row in listed}
-    account(seconds=strike.recovery.seconds, lost="at most 7 steps done again")
-    assert_exact(folder, undisturbed)
-    account(exact=True)
-    assert not list(node.iterdir()), "it is of no use after the end"
 
 
 @pytest.mark.row(13, "checkpoints go to object storage that fails; the run's folder is lost")
