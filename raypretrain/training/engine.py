@@ -32,11 +32,20 @@ from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
+from raypretrain.training.optimizer import VetoedAdamW, decay_groups
 from raypretrain.training.replicas import fingerprint_of_tensors
 
 # DeepSpeed would compile a collective over shared memory at its first start on CPUs: half a minute, a compiler,
 # and a lock file that hangs every later start if the build is killed. gloo does the same work.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+# Every stage looks whether the optimizer is its Muon, whose module has torch's compiler imported, two seconds of a
+# core, to compile functions that are not used here.
+_compile, torch.compile = torch.compile, lambda *args, **kwargs: lambda function: function  # type: ignore
+import deepspeed.runtime.zero.muon.muon_optimizer
+
+torch.compile = _compile
+
+ZERO_SUPPORTED_OPTIMIZERS.append(VetoedAdamW)  # as AdamW itself is; DeepSpeed goes by the very class
 
 _TAG = "engine"
 _COLLECTIVES = (
@@ -74,25 +83,6 @@ class EngineSettings:
     epsilon: float
     clip: float
     universal: bool = False
-
-
-class VetoedAdamW(torch.optim.AdamW):
-    """AdamW that makes no step while ``vetoed()``: weights, moments and step counters stay as they are."""
-
-    vetoed: Callable[[], bool] = staticmethod(lambda: False)
-
-    def step(self, closure: Any = None) -> Any:
-        """See :class:`torch.optim.AdamW`."""
-        if not self.vetoed():
-            return super().step(closure)
-        for (
-            group
-        ) in self.param_groups:  # a first step that is vetoed leaves what the others need: moments of zero
-            self._init_group(group, [], [], [], [], [], [])
-        return None
-
-
-ZERO_SUPPORTED_OPTIMIZERS.append(VetoedAdamW)  # as AdamW itself is; DeepSpeed goes by the very class
 
 
 class Engine:
@@ -278,15 +268,6 @@ def consolidated_state(folder: Path, zero: int) -> dict[str, Tensor]:
     # Our own file, verified by its hash. It holds DeepSpeed's objects, not only tensors.
     saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
     return {name: weight.float() for name, weight in saved["module"].items()}
-
-
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups of AdamW: matrices decay, vectors (the norms' weights) do not."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
 
 
 def _deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
