@@ -55,7 +55,7 @@ class Consumer:
 
     def open(self, windows: list[Any], tasks: int) -> None:
         """Start the stream and let it run in: processes, imports and empty caches do not count."""
-        self._parts = stream_parts(windows[0], Cursor(), cpus=tasks, task_cpus=1, ahead_bytes=64 * 2**20)
+        self._parts = stream_parts(windows[0], Cursor(), cpus=tasks, ahead_bytes=64 * 2**20)
         for _ in islice(self._parts, 2 * tasks):
             pass
 

@@ -247,7 +247,6 @@ class Worker:
         if self.rank == 0:
             limits = {
                 "cpus": job.sizes.stream_cpus,
-                "task_cpus": min(1.0, job.sizes.stream_cpus),
                 "ahead_bytes": max(_READ_AHEAD_BYTES, 8 * job.recipe.sequences.window),
             }
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)

@@ -21,7 +21,7 @@ from raypretrain.tokens.window import SequencesConfig, Windows
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-LIMITS = {"cpus": 2.0, "task_cpus": 1.0, "ahead_bytes": 64 << 20}
+LIMITS = {"cpus": 2.0, "ahead_bytes": 64 << 20}
 
 
 def windows(corpus: Path, folder: Path, length: int = 64) -> Windows:
@@ -118,7 +118,7 @@ def test_a_stream_that_nobody_takes_from_does_not_keep_a_core_busy(
         def take_one(self, ref: list) -> None:  # in a list, or Ray would hand over the object itself
             from raypretrain.tokens.stream import stream_parts
 
-            self.blocks = stream_parts(ref[0], Cursor(), cpus=1.0, task_cpus=1.0, ahead_bytes=1 << 20)
+            self.blocks = stream_parts(ref[0], Cursor(), cpus=1.0, ahead_bytes=1 << 20)
             next(self.blocks)
 
         def busy(self, seconds: float) -> float:
