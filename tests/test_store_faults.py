@@ -71,6 +71,7 @@ def documents(path: str, endpoint_url: str) -> list[tuple[str, int, int]]:
 
 @pytest.mark.row(13, "object storage fails while reading")
 @pytest.mark.faults
+@pytest.mark.slow
 def test_a_store_that_refuses_resets_and_cuts_short_gives_the_same_documents(store, proxy):
     path = fill(store)
     expected = documents(path, store.endpoint_url)
@@ -87,6 +88,7 @@ def test_a_store_that_refuses_resets_and_cuts_short_gives_the_same_documents(sto
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 def test_a_listing_of_many_pages_comes_through_a_busy_store(store, proxy, monkeypatch):
     from raypretrain.buckets import s3 as module
 
@@ -124,6 +126,7 @@ def test_an_object_that_is_shorter_than_it_was_is_not_asked_for_again(large, pro
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 def test_a_request_that_hangs_is_asked_a_second_time_and_the_first_to_answer_wins(large, proxy):
     for i in range(12):
         storage.read_range(large, i * 1000, i * 1000 + 1000, options(proxy))
@@ -139,6 +142,7 @@ def test_a_request_that_hangs_is_asked_a_second_time_and_the_first_to_answer_win
     assert counts["requests"] == 62 + counts["hedges"]
 
 
+@pytest.mark.slow
 def test_a_store_that_is_slow_as_a_whole_is_not_asked_twice(large, proxy):
     proxy.rules.latency = 0.02
     for i in range(12):

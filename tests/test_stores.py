@@ -202,6 +202,7 @@ def test_an_upload_that_fails_leaves_nothing_behind(store, tmp_path, monkeypatch
     assert storage.list_files(f"s3://{store.bucket}/torn") == []
 
 
+@pytest.mark.slow
 def test_an_upload_comes_through_a_store_that_refuses_and_resets(store, tmp_path, monkeypatch):
     monkeypatch.setattr(s3_module, "_PART", 5 << 20)
     folder = folder_of(tmp_path)

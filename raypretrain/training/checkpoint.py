@@ -91,7 +91,12 @@ def commit(
         held_out_loss: as measured at this step, if it was.
         name: of the manifest.
     """
-    manifest = {"format": FORMAT, **asdict(standing), "time": time.time(), "held_out_loss": held_out_loss}
+    manifest = {
+        "format": FORMAT,
+        **asdict(standing),
+        "time": round(time.time(), 3),
+        "held_out_loss": held_out_loss,
+    }
     manifest["files"] = files
     write_atomic(folder / name, json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1))
 

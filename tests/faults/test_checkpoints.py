@@ -15,6 +15,7 @@ from runs import run, train_workers
 from striking import Strike, assert_exact
 
 from raypretrain.training.checkpoint import MANIFEST, committed, problem_of
+from raypretrain.training.events import read_events
 from raypretrain.training.listing import list_checkpoints
 from raypretrain.training.runfolder import RunFolder
 
@@ -107,6 +108,7 @@ def take_away(folder: Path) -> str:
     return f"{path.relative_to(folder)} is missing"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("damage", "how"),
     [
@@ -156,12 +158,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 
 
 @pytest.mark.row(1, "a worker is killed; there is a fast tier")
+@pytest.mark.long
 def test_a_killed_worker_costs_no_more_than_the_steps_since_the_fast_checkpoint(
     alone: Path, tiny_recipe: Path, tmp_path: Path, account: Account
 ) -> None:
     folder, node = tmp_path / "run", tmp_path / "node"
     tiers = ("training.checkpoint.fast.every=4", f"training.checkpoint.fast.folder={node}")
-    restored: list[int] = []
     tiers_listed: set[str] = set()
 
     def kill() -> None:
@@ -170,16 +172,13 @@ def test_a_killed_worker_costs_no_more_than_the_steps_since_the_fast_checkpoint(
 
     strike = Strike(folder, 110, kill)
 
-    def watch(event: dict[str, Any]) -> None:
-        if str(event.get("phase")).startswith("restoring step"):
-            restored.append(int(event["phase"].split()[-1]))
-        strike(event)
-
     account(how="SIGKILL to worker 1 of 2", exact=False)
     rare = ("training.checkpoint.every=100",)
-    assert run(tiny_recipe, folder, *LONGER, *rare, *tiers, watch=watch).status == "finished"
+    assert run(tiny_recipe, folder, *LONGER, *rare, *tiers, watch=strike).status == "finished"
     assert strike.recovery
     assert tiers_listed == {"fast", "run"}
+    groups = [event["step"] for event in read_events(folder / "events.jsonl") if event["event"] == "group"]
+    restored = groups[1:]
     # At most two that were due are lost: the one being written, and the one that waited for it.
     assert strike.recovery.done - 12 <= restored[0] <= strike.recovery.done
     assert restored[0] % 4 == 0
@@ -191,6 +190,7 @@ def test_a_killed_worker_costs_no_more_than_the_steps_since_the_fast_checkpoint(
 
 
 @pytest.mark.row(11, "Ray's own snapshot is torn")
+@pytest.mark.long
 def test_what_ray_remembers_may_be_torn_for_the_run_s_folder_decides(
     undisturbed: Path, tiny_recipe: Path, tmp_path: Path, account: Account
 ) -> None:

@@ -26,6 +26,7 @@ NO_JOB_SERVER = "`ray job stop` itself did not run: a job server needs ray[defau
 
 
 @pytest.mark.row(4, "the driver dies; the cluster stays")
+@pytest.mark.long
 def test_the_same_command_goes_on_after_the_death_of_its_driver(
     undisturbed: Path, tiny_recipe: Path, tmp_path: Path, cluster: str, account: Account
 ) -> None:

@@ -46,7 +46,7 @@ def planned(folder: Path) -> dict[int, str]:
 @pytest.mark.parametrize(
     "kills", [pytest.param((), marks=pytest.mark.long), (9,), pytest.param((5, 15), marks=pytest.mark.long)]
 )
-@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+@pytest.mark.parametrize("workers", [*(pytest.param(n, marks=pytest.mark.long) for n in (1, 2, 4)), 3])
 def test_every_batch_is_the_planned_one(
     cluster: str, recipe: Path, tmp_path: Path, account: Account, workers: int, kills: tuple[int, ...]
 ) -> None:

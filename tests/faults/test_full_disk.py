@@ -66,7 +66,7 @@ def test_one_save_that_fails_on_a_full_disk_does_not_end_the_training(
     assert "space" in failed[0]
     assert_exact(folder, undisturbed)
     account(exact=True, lost=f"{len(failed)} save")
-    events = [(row["event"], row["step"]) for row in read_events(folder / "events.jsonl")]
+    events = [(row["event"], row.get("step")) for row in read_events(folder / "events.jsonl")]
     assert ("save-failed", 20) in events
     assert ("save", 40) in events
     found = committed(folder / "checkpoints")
@@ -76,6 +76,7 @@ def test_one_save_that_fails_on_a_full_disk_does_not_end_the_training(
 
 
 @pytest.mark.row(12, "the disk stays full")
+@pytest.mark.long
 def test_a_disk_that_stays_full_ends_the_run_with_one_line_and_it_goes_on_from_the_last_whole_checkpoint(
     cluster: str, tiny_recipe: Path, disk: Path, account: Account
 ) -> None:

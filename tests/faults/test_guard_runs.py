@@ -70,6 +70,14 @@ class Flipped(product.Worker):
             parameter.data.view(-1).view(torch.int32)[5] ^= 1
 
 
+GUARD = {"skip", "rewind", "stop", "replicas-differ"}
+
+
+def guarded(folder: Path) -> list[dict[str, Any]]:
+    """The events that are the guard's."""
+    return [event for event in read_events(folder / "events.jsonl") if event["event"] in GUARD]
+
+
 def carried_out_by(kind: type[product.Worker], **settings: Any) -> Callable[[dict[str, product.Job]], None]:
     """The product's training function, with another worker in it."""
 
@@ -142,7 +150,7 @@ def test_row_20_nonsense_is_skipped_counted_and_traced_and_three_in_a_row_go_bac
     assert (result["skipped_steps"], result["rewinds"], result["updates"]) == (6, 1, 32)
     assert any("step 7 is skipped: loss is nan" in line for line in said)
     assert any("going back to the weights of step 20" in line for line in said)
-    events = [(event["event"], event["step"]) for event in read_events(folder / "events.jsonl")]
+    events = [(event["event"], event["step"]) for event in guarded(folder)]
     assert events == [("skip", 7), ("skip", 13), ("skip", 23), ("skip", 24), ("rewind", 25), ("skip", 31)]
     traced = trace_step(folder, 7)
     assert traced["skipped"] == "loss is nan"
@@ -191,6 +199,7 @@ def test_a_run_that_is_killed_between_bad_steps_decides_as_one_that_was_not(
     assert found == wanted
 
 
+@pytest.mark.long
 def test_without_a_checkpoint_to_go_back_to_it_stops_once_with_the_step_and_the_reason(
     cluster: str, recipe: Path, tmp_path: Path
 ) -> None:
@@ -202,7 +211,7 @@ def test_without_a_checkpoint_to_go_back_to_it_stops_once_with_the_step_and_the_
     assert "stopped at step 6: loss is nan (there is no checkpoint to go back to)" in line
     assert f"raypretrain trace {folder} --step 6" in line
     assert "\n" not in line
-    events = [(event["event"], event["step"]) for event in read_events(folder / "events.jsonl")]
+    events = [(event["event"], event["step"]) for event in guarded(folder)]
     assert events == [("skip", 4), ("skip", 5), ("stop", 6)]  # Ray has not tried it again
     assert trace_step(folder, 6)["skipped"] == "loss is nan"
     # The guard may be told otherwise, and the same run goes on.
@@ -219,6 +228,7 @@ def test_without_a_checkpoint_to_go_back_to_it_stops_once_with_the_step_and_the_
     ("zero", "workers", "at"),
     [(0, 2, 11), (1, 3, 14), pytest.param(2, 2, 14, marks=pytest.mark.long)],
 )
+@pytest.mark.long
 def test_a_flipped_bit_in_one_workers_parameters_stops_the_run_and_names_it(
     cluster: str, recipe: Path, tmp_path: Path, zero: int, workers: int, at: int
 ) -> None:
@@ -234,7 +244,7 @@ def test_a_flipped_bit_in_one_workers_parameters_stops_the_run_and_names_it(
     assert f"worker 1 on {address}" in line
     assert "at step 15" in line
     assert ("worker 0" in line) == ("cannot be told" in line) == (workers == 2)
-    events = read_events(folder / "events.jsonl")
+    events = guarded(folder)
     assert [event["event"] for event in events] == ["replicas-differ"]  # once: not tried again
     assert events[0]["ranks"] == ([0, 1] if workers == 2 else [1])
     assert committed(folder / "checkpoints")[0].name == "step-00000010"

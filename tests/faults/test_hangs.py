@@ -123,6 +123,7 @@ def test_a_frozen_worker_is_found_named_and_started_again_and_nothing_is_lost(
     assert account.wall == pytest.approx(found.events[-1]["time"] - found.events[0]["time"], abs=1e-3)
 
 
+@pytest.mark.long
 def test_a_worker_that_pauses_for_less_than_the_time_out_is_left_alone(
     undisturbed: Path, recipe: Path
 ) -> None:

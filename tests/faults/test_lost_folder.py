@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
 
 
 @pytest.mark.row(13, "checkpoints go to object storage that fails; the run's folder is lost")
+@pytest.mark.long
 def test_a_run_whose_folder_is_lost_goes_on_from_a_bucket_behind_a_line_that_fails(
     undisturbed: Path, tiny_recipe: Path, tmp_path: Path, s3: S3Server, account: Account
 ) -> None:

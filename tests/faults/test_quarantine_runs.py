@@ -55,7 +55,7 @@ def recipe(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.insert(number - 1, record)
         (shards / name).write_bytes(b"\n".join(lines))
     cut_short(shards)
-    return write_recipe(folder, shards, steps=30)
+    return write_recipe(folder, shards, steps=48)
 
 
 def places(folder: Path) -> list[str]:
@@ -65,6 +65,7 @@ def places(folder: Path) -> list[str]:
 
 @pytest.mark.row(14, "truncated files in a run that leaves them out")
 @pytest.mark.row(17, "text that is none in a run that leaves it out")
+@pytest.mark.long
 def test_exactly_the_bad_records_are_left_out_and_listed_also_after_a_kill(
     cluster: str, recipe: Path, tmp_path: Path, account: Account
 ) -> None:

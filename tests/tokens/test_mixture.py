@@ -49,6 +49,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> CorpusConfig:
     return CorpusConfig(sources=sources)
 
 
+@pytest.mark.slow
 def test_the_share_drawn_agrees_with_the_weights_within_a_percent_over_a_thousand_windows(
     corpus: CorpusConfig, tokenizer: Tokenizer
 ) -> None:

@@ -127,6 +127,7 @@ def test_words_have_the_ids_of_the_whole_for_any_text(kind: str) -> None:
     check()
 
 
+@pytest.mark.slow
 def test_the_finest_cut_that_changes_nothing_is_found() -> None:
     level = pre_tokenizers.ByteLevel
     llama3, qwen, bert = like_llama3(), like_qwen(), like_bert()

@@ -65,6 +65,7 @@ def test_a_run_from_the_copy_has_the_batches_and_losses_of_the_run_from_text(
     assert trace_step(kept, 70)["batch_fingerprint"] == fingerprints(from_text)[70]
 
 
+@pytest.mark.long
 def test_a_run_from_a_copy_in_a_bucket_has_the_batches_of_the_run_from_text(
     recipe: Path, s3: S3Server, from_text: Path, tmp_path: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_run_from_a_copy_in_a_bucket_has_the_batches_of_the_run_from_text(
 
 
 @pytest.mark.faults
+@pytest.mark.long
 def test_a_flipped_bit_ends_the_run_with_the_name_of_the_file(
     recipe: Path, copy: Path, tmp_path: Path
 ) -> None:
