@@ -138,6 +138,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return train_tokenizer(iter(TEXTS), TokenizerConfig(vocabulary=400), path, 1)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=200,
     deadline=None,
@@ -145,7 +146,6 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(case=cases())
-@pytest.mark.slow
 def test_kills_and_numbers_of_workers_change_no_batch(
     case: Case, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
