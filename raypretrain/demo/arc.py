@@ -81,7 +81,7 @@ def pretrain_recipe(folder: Path, data: DemoData, quick: bool) -> PretrainRecipe
         "training": {
             "tokens": 400_000 if quick else 4_200_000,
             "global_batch": 32,
-            "learning_rate": 4e-3,
+            "learning_rate": 1.5e-3,
             "evaluation": {"sequences": 256},
             "checkpoint": {"keep": 1},
         },
