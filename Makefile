@@ -16,10 +16,10 @@ setup: .venv/ready  ## a virtual environment with everything from the lock file
 demo: setup  ## the main job on real text: raw shards to a fleet of classifiers, about ten minutes on two cores
 	$(BIN)/raypretrain demo
 
-test: setup  ## all tests, about ten minutes on two cores
+test: setup  ## all tests but the long ones, about twelve minutes on two cores
 	$(BIN)/pytest
 
-test-unit: setup  ## the tests that need no Ray cluster, under a minute
+test-unit: setup  ## the tests that need no Ray cluster and are not slow, under three minutes
 	$(BIN)/pytest -m "not slow and not ray"
 
 check: setup  ## style and types
