@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_engine_zero import STAGES, WORKERS, batch, make_engine, rate, start_workers
+from process_group import leave, start_workers
+from test_engine_zero import STAGES, WORKERS, batch, make_engine, rate
 
 from raypretrain.training.objective import causal_targets
 
@@ -28,8 +29,7 @@ def work(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo")
     results = {f"{precision}-{zero}": stage(folder, precision, zero) for precision, zero in STAGES}
     (folder / f"{rank}.json").write_text(json.dumps(results), encoding="utf-8")
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 def stage(folder: Path, precision: str, zero: int) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def held_out(engine: Any) -> float:
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """By stage, as all workers found them."""
     folder = tmp_path_factory.mktemp("guard")
-    start_workers(__file__, folder)
+    start_workers(__file__, folder, WORKERS)
     found: list[dict[str, Any]] = [json.loads((folder / f"{r}.json").read_text()) for r in range(WORKERS)]
     assert found[0] == found[1]
     return found[0]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from process_group import leave, start_workers
 
 from raypretrain.models.config import ModelConfig, ModelShape
 from raypretrain.models.transformer import CausalLM
@@ -47,8 +44,7 @@ def work(folder: Path, phase: int) -> None:
     found = {f"{precision}-{zero}": stage(folder, phase, precision, zero) for precision, zero in STAGES}
     if dist.get_rank() == 0:
         (folder / f"{phase}.json").write_text(json.dumps(found), encoding="utf-8")
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 def stage(folder: Path, phase: int, precision: str, zero: int) -> list[float]:
@@ -105,28 +101,6 @@ def make_engine(precision: str, zero: int, workers: int, universal: bool) -> Any
 # ------------------------------------------------------------------------------------------------- the tests
 
 
-def launch(folder: Path, phase: int) -> None:
-    """Carry a phase out in processes of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    processes = []
-    for rank in range(PHASES[phase]):
-        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": PHASES[phase]}
-        environment = os.environ | {name: str(value) for name, value in numbers.items()}
-        environment |= {"LOCAL_WORLD_SIZE": str(PHASES[phase]), "OMP_NUM_THREADS": "1"}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        with (folder / f"{phase}-{rank}.log").open("w") as log:
-            arguments = [sys.executable, __file__, str(folder), str(phase)]
-            processes.append(subprocess.Popen(arguments, env=environment, stdout=log, stderr=log))
-    try:
-        for rank, process in enumerate(processes):
-            assert process.wait(timeout=200) == 0, (folder / f"{phase}-{rank}.log").read_text()[-3000:]
-    finally:
-        for process in processes:
-            process.kill()
-
-
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[float]]]:
     """By phase and stage."""
@@ -140,7 +114,7 @@ def losses(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[floa
             ]
             for conversion in converted:
                 conversion.finish()
-        launch(folder, phase)
+        start_workers(__file__, folder, PHASES[phase], str(phase))
     return [json.loads((folder / f"{phase}.json").read_text()) for phase in range(len(PHASES))]
 
 
@@ -156,6 +130,4 @@ def test_a_resized_engine_goes_on_with_the_losses_of_one_that_was_not_resized(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    began = time.monotonic()
-    work(Path(sys.argv[1]), int(sys.argv[2]))
-    print(f"{time.monotonic() - began:.1f} s")
+    work(Path(sys.argv[2]), int(sys.argv[3]))

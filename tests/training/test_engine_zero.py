@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from process_group import leave, start_workers
 
 from raypretrain.models.config import ModelConfig, ModelShape
 from raypretrain.models.transformer import CausalLM
@@ -54,8 +52,7 @@ def work(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo")
     results = {f"{precision}-{zero}": stage(rank, folder, precision, zero) for precision, zero in STAGES}
     (folder / f"{rank}.json").write_text(json.dumps(results), encoding="utf-8")
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 def stage(rank: int, folder: Path, precision: str, zero: int) -> dict[str, Any]:
@@ -116,32 +113,11 @@ def make_engine(precision: str, zero: int) -> Any:
 # ------------------------------------------------------------------------------------------------- the tests
 
 
-def start_workers(script: str, folder: Path) -> None:
-    """Run ``script RANK FOLDER`` in as many processes as there are workers, to their end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    processes = []
-    for rank in range(WORKERS):
-        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": WORKERS, "LOCAL_WORLD_SIZE": WORKERS}
-        environment = os.environ | {name: str(value) for name, value in numbers.items()}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        with (folder / f"{rank}.log").open("w") as log:
-            arguments = [sys.executable, script, str(rank), str(folder)]
-            processes.append(subprocess.Popen(arguments, env=environment, stdout=log, stderr=log))
-    try:
-        for rank, process in enumerate(processes):
-            assert process.wait(timeout=200) == 0, (folder / f"{rank}.log").read_text()[-3000:]
-    finally:
-        for process in processes:
-            process.kill()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two workers, in processes of their own, wrote."""
     folder = tmp_path_factory.mktemp("engine")
-    start_workers(__file__, folder)
+    start_workers(__file__, folder, WORKERS)
     return folder
 
 
