@@ -16,11 +16,11 @@ setup: .venv/ready  ## a virtual environment with everything from the lock file
 demo: setup  ## the main job on real text: raw shards to a fleet of classifiers, about ten minutes on two cores
 	$(BIN)/raypretrain demo
 
-test: setup  ## all tests but the long ones, about twelve minutes on two cores
-	$(BIN)/pytest
+test: setup test-unit  ## all tests but the long ones, about twelve minutes on two cores
+	$(BIN)/pytest -m "not unit and not long"
 
-test-unit: setup  ## the tests that need no Ray cluster and are not slow, under three minutes
-	$(BIN)/pytest -m "not slow and not ray"
+test-unit: setup  ## the tests that need no Ray cluster, no server, and little time, on two cores under a minute
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m unit -n 2
 
 check: setup  ## style and types
 	$(BIN)/ruff check .

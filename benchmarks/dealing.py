@@ -133,7 +133,7 @@ class Taker:
 
     def open(self, source: list[Any]) -> None:
         """Start, and let it run in."""
-        self._parts = stream_parts(source[0], Cursor(), cpus=2, ahead_bytes=64 << 20)
+        self._parts = stream_parts(source[0], Cursor(), cpus=2, window_bytes=4 << 20)
         self.take(16)
 
     def take(self, windows: int) -> None:

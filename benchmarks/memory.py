@@ -55,7 +55,7 @@ class Rank:
 
 def watch(windows: Windows, seconds: float, every: float) -> tuple[list[dict[str, float]], float]:
     """Samples of bytes by role, with ``seconds`` since the start; and tokens per second."""
-    limits = {"cpus": 2.0, "ahead_bytes": 64 << 20}
+    limits = {"cpus": 2.0, "window_bytes": 4 << 20}
     actor = ray.remote(Dealer).options(num_cpus=0)
     dealer = actor.remote([ray.put(windows)], Cursor(), BATCH, RANKS, windows.tokenizer.bos, limits)
     ranks = [ray.remote(Rank).options(num_cpus=0).remote([dealer], r) for r in range(RANKS)]

@@ -40,7 +40,7 @@ def resume(windows: Windows, cursor: Cursor) -> tuple[float, float]:
         begun = time.perf_counter()
         next(windows.windows_from(cursor.window))
         planned = time.perf_counter() - begun
-        limits = {"cpus": 1.0, "ahead_bytes": 64 << 20}
+        limits = {"cpus": 1.0, "window_bytes": 4 << 20}
         actor = ray.remote(Dealer).options(num_cpus=0)
         dealer = actor.remote([ray.put(windows)], cursor, BATCH, 1, windows.tokenizer.bos, limits)
         first = next(iter(DealtSteps(dealer, 0, 10**9, 1)))

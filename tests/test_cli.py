@@ -35,6 +35,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 # ------------------------------------------------------------------------------------------------ quick answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["pretrain", "--help"]])
 def test_it_answers_at_once_and_without_torch(arguments: list[str]) -> None:
     code = (

@@ -52,6 +52,7 @@ def place(kind: str, request: pytest.FixtureRequest) -> str:
     return f"s3://{request.getfixturevalue('store').bucket}/{name_of(request)}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["s3", "memory"])
 def test_an_object_that_was_replaced_after_it_was_listed_is_refused(kind, request):
     url = put(f"{place(kind, request)}/a.txt", b"first" * 10)

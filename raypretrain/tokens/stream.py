@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -42,9 +42,13 @@ from raypretrain.tokens.packing import Sequences
 
 T = TypeVar("T")
 
-# Windows of the first Ray Data execution, so few that it starts quickly; the next ones have as many for each CPU, so
-# that their start (0.1 s, and 0.5 ms a window), where nothing is read ahead, does not count.
+# Tasks of the first Ray Data execution, so few that it starts quickly; the next ones have as many for each CPU, so
+# that their start (0.1 s, and 0.5 ms a task), where nothing is read ahead, does not count.
 _SEGMENT = 64
+# Text that one task reads, window after window: Ray Data takes 0.1 to 0.2 s to see that a task has ended and to start
+# the next, about as long as a window of the usual size takes.
+_TASK_BYTES, _MOST_WINDOWS = 64 << 20, 16
+_LEAST_AHEAD = 1 << 20
 # So many windows in a row without one sequence mean that the corpus has none, or hardly any.
 _EMPTY_WINDOWS = 256
 
@@ -66,19 +70,27 @@ class WindowSource(Protocol):
         """The windows from ``first`` on that hold anything; it ends where the corpus is used up."""
         ...
 
+    def begin(self, w: int) -> None:
+        """Ask the storage for the beginning of window ``w``, which is the next one after the present one."""
+        ...
+
     def parts(self, w: int, first: int = 0) -> Iterator[Part]:
         """Window ``w`` from part ``first`` on."""
         ...
 
 
-def read_window(ref: ray.ObjectRef[WindowSource], w: int, first: int) -> Iterator[pa.Table]:
-    """Window ``w`` from part ``first`` on, each part as a table of one row."""
+def read_windows(ref: ray.ObjectRef[WindowSource], windows: Sequence[int], first: int) -> Iterator[pa.Table]:
+    """These windows, the first from part ``first`` on; each part as a table of one row, as soon as it is there."""
     key = ref.hex()
     if key not in _windows_here:  # once for each worker process
         _windows_here.clear()
         _windows_here[key] = ray.get(ref)
-    for part in _windows_here[key].parts(w, first):
-        yield to_table(part)
+    source = _windows_here[key]
+    for i, w in enumerate(windows):
+        if w != windows[-1]:
+            source.begin(windows[i + 1])
+        for part in source.parts(w, 0 if i else first):
+            yield to_table(part)
 
 
 def to_table(part: Part) -> pa.Table:
@@ -125,10 +137,10 @@ def _as_bytes(values: NDArray[Any]) -> pa.Array:
 
 
 class _Segment(ray.data.Datasource):
-    """Some windows as a datasource of Ray Data, a read task for each; of the first from its part ``part`` on."""
+    """Windows as a datasource of Ray Data, a read task for each group; of the first from its part ``part`` on."""
 
-    def __init__(self, source: ray.ObjectRef[WindowSource], windows: list[int], part: int) -> None:
-        self._source, self._windows, self._part = source, windows, part
+    def __init__(self, source: ray.ObjectRef[WindowSource], groups: list[list[int]], part: int) -> None:
+        self._source, self._groups, self._part = source, groups, part
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -137,8 +149,8 @@ class _Segment(ray.data.Datasource):
         nothing_known = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         source = self._source  # not self: the tasks are pickled
         return [
-            ReadTask(partial(read_window, source, w, 0 if i else self._part), nothing_known)
-            for i, w in enumerate(self._windows)
+            ReadTask(partial(read_windows, source, group, 0 if i else self._part), nothing_known)
+            for i, group in enumerate(self._groups)
         ]
 
 
@@ -171,7 +183,7 @@ def stream_parts(
     cursor: Cursor,
     *,
     cpus: float,
-    ahead_bytes: int,
+    window_bytes: int,
 ) -> Iterator[Part]:
     """The parts of the windows from the one in which ``cursor`` stands on; ends where the corpus is used up.
 
@@ -179,7 +191,7 @@ def stream_parts(
         windows: the run's windows, in the object store.
         cursor: its window and part are the first.
         cpus: CPUs that the stream may use at once.
-        ahead_bytes: how much may be read ahead of need, in the object store.
+        window_bytes: of text in a window.
 
     Raises:
         InputError: no window gives a sequence.
@@ -194,36 +206,47 @@ def stream_parts(
         context.custom_execution_callback_classes.append(_Unhurried)
     options = context.execution_options
     options.preserve_order = True
-    options.resource_limits = ray.data.ExecutionResources(cpu=cpus, object_store_memory=ahead_bytes)
+    group = max(1, min(_MOST_WINDOWS, _TASK_BYTES // window_bytes))
+    options.resource_limits = ray.data.ExecutionResources(
+        cpu=cpus, object_store_memory=_ahead_bytes(cpus, group, window_bytes)
+    )
     source: WindowSource = ray.get(windows)
-    numbers = source.windows_from(cursor.window)
+    groups = _grouped(source.windows_from(cursor.window), 2 * math.ceil(cpus), group)
     empty, size = 0, _SEGMENT
-    while segment := list(islice(numbers, size)):
-        first = cursor.part if segment[0] == cursor.window else 0
+    while segment := list(islice(groups, size)):
+        first = cursor.part if segment[0][0] == cursor.window else 0
         size = _SEGMENT * max(2, math.ceil(cpus))
         dataset = ray.data.read_datasource(
             _Segment(windows, segment, first),
             override_num_blocks=len(segment),
-            num_cpus=_task_cpus(cpus),
+            num_cpus=min(1.0, cpus),
         )
         tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
-        empty += len(segment)
         for table in _while_waiting(tables):
             for made in from_table(table):
-                empty = 0 if len(made.sequences) else empty
+                empty = 0 if len(made.sequences) else empty + 1
+                if empty >= _EMPTY_WINDOWS:
+                    what = f"{empty} windows in a row gave not one sequence"
+                    fix = "give more text, or a larger sequences.window"
+                    raise InputError(what, where="corpus.sources", fix=fix)
                 yield made
-        if empty >= _EMPTY_WINDOWS:
-            what = f"{empty} windows in a row gave not one sequence"
-            raise InputError(what, where="corpus.sources", fix="give more text, or a larger sequences.window")
 
 
-def _task_cpus(cpus: float) -> float:
-    """CPUs that Ray reserves for one task, which uses one.
+def _grouped(windows: Iterator[int], alone: int, group: int) -> Iterator[list[int]]:
+    """The windows of each task: the first ones ``alone``, so that the first batch comes soon, then ``group`` each."""
+    for w in islice(windows, alone):
+        yield [w]
+    while together := list(islice(windows, group)):
+        yield together
 
-    With two or more there are two tasks for each: Ray Data takes 0.1 to 0.2 s to see that one has ended and to start
-    the next, about as long as a window takes, and a CPU would be idle meanwhile.
+
+def _ahead_bytes(cpus: float, group: int, window_bytes: int) -> int:
+    """How much may lie in the object store ahead of need: what all tasks make while the first of them is not done.
+
+    Ids take about as many bytes as their text. At most half of the store.
     """
-    return 0.5 if cpus >= 2 else min(1.0, cpus)
+    wanted = max(_LEAST_AHEAD, 8 * window_bytes, int(1.5 * math.ceil(cpus) * group * window_bytes))
+    return min(wanted, int(ray.cluster_resources().get("object_store_memory", wanted) / 2))
 
 
 def all_parts(windows: WindowSource, cursor: Cursor, window_bytes: int) -> Iterator[Part]:
@@ -233,10 +256,8 @@ def all_parts(windows: WindowSource, cursor: Cursor, window_bytes: int) -> Itera
         window_bytes: of text in a window.
     """
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # in this process, its notes would be the user's
-    resources = ray.cluster_resources()
-    cpus = resources.get("CPU", 1.0)
-    ahead = min(resources.get("object_store_memory", 0.0) / 2, 4 * cpus * window_bytes)
-    yield from stream_parts(ray.put(windows), cursor, cpus=cpus, ahead_bytes=int(max(ahead, 64 << 20)))
+    cpus = ray.cluster_resources().get("CPU", 1.0)
+    yield from stream_parts(ray.put(windows), cursor, cpus=cpus, window_bytes=window_bytes)
 
 
 @dataclass(frozen=True)

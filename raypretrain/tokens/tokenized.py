@@ -158,6 +158,9 @@ class TokenizedWindows:
         """The windows from ``first`` on; it ends where the copy does."""
         return self.copy.windows_from(first)
 
+    def begin(self, w: int) -> None:
+        """Nothing: a window is one request, and there is little to do beside it."""
+
     def parts(self, w: int, first: int = 0) -> Iterator[Part]:
         """Window ``w`` from part ``first`` on.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -23,6 +24,10 @@ from raypretrain.tokens.tokenizer import Tokenizer
 _SHUFFLE, _ROWS = 1, 3
 _LARGEST_PART = 2  # windows
 _AHEAD = 4  # fragments
+
+
+Fragment = tuple[Iterator[Document], list[BadRecord]]
+"""The documents of a fragment, and where those are put that are left out while it is read."""
 
 
 class SequencesConfig(Config):
@@ -70,9 +75,10 @@ class Windows:
     seed: int
     densities: list[float] | None = None
     _plan: Plan | None = field(default=None, init=False, repr=False)
+    _begun: dict[int, Iterator[Fragment]] = field(default_factory=dict, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_plan": None}
+        return {**self.__dict__, "_plan": None, "_begun": {}}
 
     @property
     def plan(self) -> Plan:
@@ -92,6 +98,13 @@ class Windows:
     def windows_from(self, first: int) -> Iterator[int]:
         """The windows from ``first`` on that hold anything."""
         return self.plan.windows_from(first)
+
+    def begin(self, w: int) -> None:
+        """Ask for the first bytes of window ``w``, which come while others are tokenized; :meth:`parts` takes them."""
+        fragments = self._fragments(w)
+        first = next(fragments, None)
+        if first is not None:
+            self._begun[w] = itertools.chain([first], fragments)
 
     def parts(self, w: int, first: int = 0) -> Iterator[Part]:
         """Window ``w`` from part ``first`` on; the same each time, wherever it is called.
@@ -126,7 +139,7 @@ class Windows:
         documents: list[Document] = []
         bad: list[BadRecord] = []
         size = told = 0
-        for fragment, left_out in self._fragments(w):
+        for fragment, left_out in self._begun.pop(w, None) or self._fragments(w):
             for document in fragment:
                 if left_out:
                     bad += _taken(left_out)
@@ -139,7 +152,7 @@ class Windows:
             bad += _taken(left_out)
         yield documents, bad[told:]
 
-    def _fragments(self, w: int) -> Iterator[tuple[Iterator[Document], list[BadRecord]]]:
+    def _fragments(self, w: int) -> Iterator[Fragment]:
         """The documents of each fragment of window ``w``, and where those that are left out are put.
 
         While one is read the next ones are asked for, or a task would wait for the storage once for each. Not where

@@ -41,8 +41,6 @@ from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.saving import Saver
 from raypretrain.training.takeup import TakeUp
 
-_READ_AHEAD_BYTES = 64 * 2**20
-
 
 def train_worker(config: dict[str, Job]) -> None:
     """The training function of Ray Train."""
@@ -247,7 +245,7 @@ class Worker:
         if self.rank == 0:
             limits = {
                 "cpus": job.sizes.stream_cpus,
-                "ahead_bytes": max(_READ_AHEAD_BYTES, 8 * job.recipe.sequences.window),
+                "window_bytes": job.recipe.sequences.window,
             }
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
             actor = ray.remote(Dealer).options(num_cpus=0, scheduling_strategy=here)

@@ -257,6 +257,7 @@ def test_bad_records_of_several_files_name_their_file(tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_the_places_of_many_bad_records_are_found_quickly(tmp_path, suffix):
     line = json_lines(["x" * 300])

@@ -30,6 +30,7 @@ def random_texts(count: int, length: int) -> list[str]:
     return [random.bytes(length // 2).hex() for _ in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.jsonl.xz", "a.csv.zst", "a.parquet"]
 )
@@ -50,6 +51,7 @@ def test_an_epoch_reads_each_byte_of_a_file_about_once(tmp_path, name):
     assert bytes_read() - before < 1.25 * path.stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "copies"),
     [("a.jsonl", 3), ("a.jsonl.gz", 3), ("a.jsonl.zst", 3), ("a.txt", 2), ("a.csv", 15), ("a.fa", 5)],
@@ -137,6 +139,7 @@ def listed(count: int) -> list[storage.FileInfo]:
     ]
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_files_are_cut_saved_loaded_and_compared_quickly(tmp_path, monkeypatch):
     infos = listed(100_000)
     monkeypatch.setattr(listing.storage, "list_files", lambda *_: infos)

@@ -15,6 +15,7 @@ from raypretrain.errors import InputError, RecipeError, RunError
 from raypretrain.finetuning.finetune import finetune
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_learns_the_task_and_writes_a_line_an_epoch(recipe, tmp_path):
     events = []
     result = finetune(recipe(adapt={"epochs": 8, "learning_rate": 5e-3}), events.append)
@@ -46,6 +47,7 @@ def test_the_released_classifier_predicts_in_transformers_what_was_measured(reci
     )
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_numbers_in_another_folder(recipe, tmp_path):
     adapt = {"epochs": 2, "learning_rate": 3e-3, "seed": 4}
     first = finetune(recipe(adapt=adapt))

@@ -207,6 +207,7 @@ def warned(words: str, found: dict[str, Any]) -> bool:
     return any(words in line for line in found["warnings"])
 
 
+@pytest.mark.slow
 def test_warnings_say_what_would_cost_money(tmp_path: Path, tokenizer: Tokenizer) -> None:
     folder = shards(tmp_path / "a", TEXTS)
     source = SourceConfig(path=str(folder))

@@ -65,6 +65,7 @@ def test_the_share_drawn_agrees_with_the_weights_within_a_percent_over_a_thousan
     np.testing.assert_allclose(drawn / drawn.sum(), np.array(WEIGHTS) / sum(WEIGHTS), rtol=0.01)
 
 
+@pytest.mark.slow
 def test_the_measure_is_the_same_each_time(corpus: CorpusConfig, tokenizer: Tokenizer) -> None:
     manifest = build_manifest(corpus, fragment_bytes=5000)
     assert densities(manifest, corpus, tokenizer, seed=1) == densities(manifest, corpus, tokenizer, seed=1)

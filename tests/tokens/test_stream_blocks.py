@@ -21,11 +21,11 @@ from raypretrain.tokens.window import SequencesConfig, Windows
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-LIMITS = {"cpus": 2.0, "ahead_bytes": 64 << 20}
+LIMITS = {"cpus": 2.0, "window_bytes": 4 << 20}
 
 
 def windows(corpus: Path, folder: Path, length: int = 64) -> Windows:
-    """The reviews in windows of few documents, so that two segments of Ray Data are quickly read."""
+    """The reviews in windows of few documents."""
     config = CorpusConfig(sources=[SourceConfig(path=str(corpus))])
     tokenizer = train_tokenizer(iter(reviews(60)), TokenizerConfig(vocabulary=400), folder / "t.model", 1)
     sequences = SequencesConfig(length=length, window=12_000)
@@ -34,12 +34,14 @@ def windows(corpus: Path, folder: Path, length: int = 64) -> Windows:
 
 @pytest.mark.parametrize("first", [0, 13])
 def test_the_windows_come_in_order_and_as_they_are_read_without_ray(
-    cluster: str, corpus: Path, tmp_path: Path, first: int
+    cluster: str, corpus: Path, tmp_path: Path, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
+    from raypretrain.tokens import stream
     from raypretrain.tokens.stream import stream_parts
 
+    monkeypatch.setattr(stream, "_SEGMENT", 5)  # the first ends after 4 tasks of one window and one of 16
     made = windows(corpus, tmp_path)
     found = list(islice(stream_parts(ray.put(made), Cursor(first), **LIMITS), 80))
     wanted = [part for w in islice(made.windows_from(first), 80) for part in made.parts(w)]
@@ -118,7 +120,7 @@ def test_a_stream_that_nobody_takes_from_does_not_keep_a_core_busy(
         def take_one(self, ref: list) -> None:  # in a list, or Ray would hand over the object itself
             from raypretrain.tokens.stream import stream_parts
 
-            self.blocks = stream_parts(ref[0], Cursor(), cpus=1.0, ahead_bytes=1 << 20)
+            self.blocks = stream_parts(ref[0], Cursor(), cpus=1.0, window_bytes=1 << 17)
             next(self.blocks)
 
         def busy(self, seconds: float) -> float:

@@ -211,6 +211,7 @@ def test_the_same_parts_make_the_same_bytes(windows: Windows, parts: list[Part],
 # --------------------------------------------------------------------------------------------------- damage
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_is_read_as_something_else(
     windows: Windows, parts: list[Part], tmp_path: Path
 ) -> None:

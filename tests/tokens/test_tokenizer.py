@@ -50,6 +50,7 @@ def loses_nothing(tokenizer, text):
     assert not specials & set(ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_text_comes_back_as_it_was(kind, tokenizers):
     @settings(max_examples=150, deadline=None)
@@ -67,6 +68,7 @@ def test_any_text_comes_back_as_it_was(kind, tokenizers):
     check()
 
 
+@pytest.mark.slow
 def test_real_text_comes_back_as_it_was(tokenizer):
     for text in [*reviews(300)[150:], *python_files(40)]:
         loses_nothing(tokenizer, text)
@@ -179,6 +181,7 @@ def test_what_is_no_tokenizer_is_named(tmp_path):
             Tokenizer.load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reason", "settings"),
     [

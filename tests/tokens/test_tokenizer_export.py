@@ -41,6 +41,7 @@ def pair(request, tmp_path_factory):
     return ours, AutoTokenizer.from_pretrained(folder / "model"), folder / "model"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("texts", ["odd", "reviews", "source"])
 def test_ids_are_ours_with_the_mark_of_begin_and_the_text_comes_back(pair, texts):
     ours, theirs, _ = pair

@@ -21,7 +21,13 @@ from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.tokens.tokenizer_cuts import CUTS, cut_of
 from raypretrain.tokens.tokenizer_huggingface import HuggingFaceTokenizer
 
-JSON_KINDS = [kind for kind in tokenizer_kinds.KINDS if isinstance(tokenizer_of(kind), HuggingFaceTokenizer)]
+JSON_KINDS = ["like-gpt2", "like-llama3", "like-qwen", "like-roberta", "like-bert", "like-t5"]
+
+
+@pytest.mark.slow
+def test_these_are_the_kinds_that_are_read_from_json() -> None:
+    found = [k for k in tokenizer_kinds.KINDS if isinstance(tokenizer_of(k), HuggingFaceTokenizer)]
+    assert found == JSON_KINDS
 
 
 def marks(tokenizer: Tokenizer) -> list[str]:

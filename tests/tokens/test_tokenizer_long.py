@@ -40,6 +40,7 @@ def whole(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
 def test_a_long_text_has_the_ids_of_the_whole(kind: str) -> None:
     tokenizer, text = tokenizer_of(kind), long_text(kind)
@@ -72,6 +73,7 @@ def test_a_word_that_is_longer_than_a_piece_is_cut_where_a_piece_ends() -> None:
     assert gpt2.decode(gpt2.encode(text)) == text
 
 
+@pytest.mark.slow
 def test_white_space_at_the_end_of_a_piece_stays_with_its_word() -> None:
     text = "x" * 100 + (" " * 5000 + "y\n\n") * 200 + "z"
     for kind in ("bpe", "like-gpt2", "like-llama3"):

@@ -129,6 +129,7 @@ def test_the_texts_of_the_spans_are_those_of_the_tokens() -> None:
     assert all(p == n for p, n in zip(pieces, names, strict=True) if p.isascii() and n != "[UNK]")
 
 
+@pytest.mark.slow
 def test_it_is_the_same_after_saving_loading_and_pickling(tokenizer: Tokenizer, tmp_path: Path) -> None:
     saved = tokenizer.save(tmp_path / "folder")
     again = [

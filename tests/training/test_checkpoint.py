@@ -154,12 +154,14 @@ def flips_of_the_manifest(folder: Path) -> Iterator[str]:
             yield path.read_text(encoding="utf-8", errors="replace")
 
 
+@pytest.mark.slow
 def test_a_bit_flipped_in_the_manifest_never_crashes_the_check(checkpoints: Path) -> None:
     folder = save(checkpoints, 10)
     for _ in flips_of_the_manifest(folder):
         problem_of(folder)
 
 
+@pytest.mark.slow
 def test_a_bit_flipped_in_the_manifest_is_found_wherever_it_is(checkpoints: Path) -> None:
     """Even where it makes another step, or another place in the data, out of the right one."""
     folder = save(checkpoints, 10)

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from raypretrain.training.events import Events, read_events
 from raypretrain.training.metrics import StepLog, read_log
 
@@ -75,6 +77,7 @@ for step in range(after + 1, 100_000):
 """
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_a_line_leaves_every_step_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     for attempt in range(6):

@@ -189,6 +189,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_command_answers_at_once_and_without_torch(lost: Made) -> None:
     took = []
     for _ in range(4):
@@ -210,6 +211,7 @@ def test_the_command_as_json_is_json_and_nothing_else(lost: Made) -> None:
     assert found["account"].keys() >= {"goodput", "wall", "productive", "start", "lost", "idle"}
 
 
+@pytest.mark.slow
 def test_watching_ends_with_the_run(lost: Made) -> None:
     with lost.folder.lock():
         process = subprocess.Popen(

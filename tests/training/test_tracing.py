@@ -121,6 +121,7 @@ def test_a_held_out_document_is_said_to_be_one(run: Path, corpus: Path) -> None:
     assert (found["state"], found["occurrences"]) == ("held out", [])
 
 
+@pytest.mark.slow
 def test_documents_come_again_in_the_next_epochs_and_beyond_the_end_of_the_run(run: Path) -> None:
     document = trace_step(run, 2)["sequences"][0]["pieces"][0]["document"]
     found = trace_document(run, document, epochs=3)
