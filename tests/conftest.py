@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from command import RECIPE, Command
 from s3_server import S3Server, weed_server
 
 pytest_plugins = ["fault_table"]
@@ -59,6 +60,42 @@ def corpus(reviews: list[dict[str, str]], tmp_path_factory: pytest.TempPathFacto
         lines = [json.dumps({"text": review["text"]}) + "\n" for review in reviews[i::4]]
         (folder / f"shard-{i}.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder
+
+
+# Of the tests of the command line.
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, corpus: Path) -> Path:
+    """A tiny recipe, in the folder where it is run."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.format(data=corpus), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an empty folder, and with no cluster in the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """``raypretrain …`` in this process."""
+    return Command(monkeypatch, capsys)
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails a test that would start Ray only to find what could be found before."""
+    import ray
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        pytest.fail("Ray was started")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
 
 @pytest.fixture(scope="session")

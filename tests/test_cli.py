@@ -9,27 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from command import RECIPE, Command
+from command import Command
 
 from raypretrain import __version__, cli
 
-
-@pytest.fixture
-def recipe(tmp_path: Path, corpus: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE.format(data=corpus), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(monkeypatch, capsys)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 # ------------------------------------------------------------------------------------------------ quick answers

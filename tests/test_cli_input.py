@@ -14,40 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from command import RECIPE, Command
+from command import Command
 
 from raypretrain import storage
 from raypretrain.errors import StorageError
 
-
-@pytest.fixture
-def recipe(tmp_path: Path, corpus: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE.format(data=corpus), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(monkeypatch, capsys)
-
-
-@pytest.fixture
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails a test that would start Ray only to find what could be found before."""
-    import ray
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        pytest.fail("Ray was started")
-
-    monkeypatch.setattr(ray, "init", refuse)
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 # -------------------------------------------------------------------------------------------------------- input

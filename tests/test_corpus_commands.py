@@ -7,36 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command import RECIPE, Command
+from command import Command
 
-
-@pytest.fixture
-def recipe(tmp_path: Path, corpus: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE.format(data=corpus), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(monkeypatch, capsys)
-
-
-@pytest.fixture
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        pytest.fail("Ray was started")
-
-    monkeypatch.setattr(ray, "init", refuse)
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 # ----------------------------------------------------------------------------------------------------- inspect

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raypretrain.config import Config, Location
+from raypretrain.config import Config, Location, read_json_object
 from raypretrain.errors import InputError, RecipeError
 from raypretrain.models.config import ModelShape
 from raypretrain.storage import sha256_file
@@ -84,7 +83,7 @@ def open_base(config: BaseConfig) -> BaseModel:
     folder = Path(config.path)
     if not folder.is_dir():
         raise InputError("there is no such folder", where=str(folder), fix="give base.path a released model")
-    values = _read_json(
+    values = read_json_object(
         folder / "config.json", "give base.path the folder of a model in Hugging Face's layout"
     )
     shape = ModelShape.from_huggingface_config(values, str(folder / "config.json"))
@@ -123,7 +122,7 @@ def _pad(folder: Path, values: dict[str, Any], tokens: dict[str, int]) -> int:
     """The id that sequences are padded with; the classifier's config must name it."""
     pad = values.get("pad_token_id")
     if pad is None and (folder / "tokenizer_config.json").is_file():
-        named = _read_json(folder / "tokenizer_config.json", "").get("pad_token")
+        named = read_json_object(folder / "tokenizer_config.json").get("pad_token")
         pad = tokens.get(named["content"] if isinstance(named, dict) else named or "")
     if pad is None:
         pad = _first(values.get("eos_token_id"))
@@ -163,15 +162,3 @@ def unpack(packed: Packed) -> dict[str, Tensor]:
         for name, (array, dtype) in packed.items():
             state[name] = torch.from_numpy(array).view(getattr(torch, dtype))
     return state
-
-
-def _read_json(path: Path, fix: str) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("there is no such file", where=str(path), fix=fix or None) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read as JSON ({error})", where=str(path)) from None
-    if not isinstance(values, dict):
-        raise InputError("holds no JSON object", where=str(path))
-    return values

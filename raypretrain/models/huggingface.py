@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from raypretrain.config import read_json_object
 from raypretrain.errors import InputError
 from raypretrain.models.config import ModelShape
 from raypretrain.models.heads import MEAN_SCALE, SequenceClassifier
@@ -109,7 +110,7 @@ def load_base(folder: str | Path) -> tuple[ModelShape, dict[str, Tensor]]:
     """
     folder = Path(folder)
     shape = ModelShape.from_huggingface_config(
-        _read_json(folder / "config.json", "give the folder of a model that has one"),
+        read_json_object(folder / "config.json", "give the folder of a model that has one"),
         str(folder / "config.json"),
     )
     state: dict[str, Tensor] = {}
@@ -141,7 +142,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.exists():
         return [single]
     if index.exists():
-        names = _read_json(index, "").get("weight_map")
+        names = read_json_object(index).get("weight_map")
         if not isinstance(names, dict):
             raise InputError("holds no 'weight_map'", where=str(index))
         return [folder / name for name in sorted(set(names.values()))]
@@ -229,18 +230,6 @@ def _shards(sizes: Mapping[str, int]) -> list[list[str]]:
         shards[-1].append(name)
         filled += size
     return shards
-
-
-def _read_json(path: Path, fix: str) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError("there is no such file", where=str(path), fix=fix or None) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read as JSON ({error})", where=str(path)) from None
-    if not isinstance(values, dict):
-        raise InputError("holds no JSON object", where=str(path))
-    return values
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
