@@ -123,6 +123,9 @@ class Endless:
         """All of them."""
         return count(first)
 
+    def begin(self, w: int) -> None:
+        """There is nothing to wait for."""
+
     def parts(self, w: int, first: int = 0) -> Iterator[Part]:
         """Always the same."""
         yield Part(w, 0, self._part.sequences)

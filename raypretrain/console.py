@@ -277,7 +277,8 @@ def print_traced_step(found: dict[str, Any], with_text: bool) -> None:
         place = f"window {sequence['window']}, part {sequence['part']}, index {sequence['index']}"
         print(f"sequence {sequence['sequence']} ({place}){loss}")
         for piece in sequence["pieces"]:
-            span = f"characters {piece['start']:,} to {piece['stop']:,}"
+            way = ", infilled" if piece["infilled"] else ""
+            span = f"characters {piece['start']:,} to {piece['stop']:,}{way}"
             print(f"  {piece['tokens']:5,} tokens  {piece['document']}  {span}  [{piece['source']}]")
             if with_text:
                 print("".join(f"      {line}\n" for line in piece["text"].split("\n")), end="")

@@ -37,6 +37,7 @@ class Tokenizer(ABC):
     pad: int
     unk: int | None = None
     mask: int | None = None
+    infill: tuple[int, int, int] | None = None
     lossless: bool = True
     byte_lengths: NDArray[np.int32]
 
@@ -71,6 +72,10 @@ class Tokenizer(ABC):
         texts = list(texts)
         encoded = iter(self._encode([text for text in texts if len(text) <= PIECE]))
         return [next(encoded) if len(t) <= PIECE else _joined(self._encode_long(t)) for t in texts]
+
+    def encode_on(self, texts: Iterable[str]) -> list[NDArray[np.int32]]:
+        """As :meth:`encode_batch`, for texts that go on with another: without what a model wants in front of one."""
+        return self.encode_batch(texts)
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:

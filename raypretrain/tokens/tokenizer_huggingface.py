@@ -20,7 +20,7 @@ from raypretrain.errors import InputError
 from raypretrain.tokens.tokenizer_base import Tokenizer, bytes_of_spans
 from raypretrain.tokens.tokenizer_cuts import CUTS, cut_of
 from raypretrain.tokens.tokenizer_json import begin
-from raypretrain.tokens.tokenizer_specials import COMPANIONS, find_specials
+from raypretrain.tokens.tokenizer_specials import COMPANIONS, find_specials, infill_marks
 from raypretrain.tokens.tokenizer_values import FIX, declare, is_lossless, parsed, steps_of, texts_of_tokens
 from raypretrain.tokens.words import Words, pieces
 
@@ -65,6 +65,7 @@ class HuggingFaceTokenizer(Tokenizer):
         added = self._values["added_tokens"]
         self._special = {token["id"] for token in added if token["special"]}
         self._special |= set() if self.unk is None else {self.unk}
+        self.infill = infill_marks({self._names[token]: token for token in self._special})
         self._texts = texts_of_tokens(self._values, self._names, self._special, self.vocabulary)
         self.byte_lengths = np.array([len(text) for text in self._texts], np.int32)
         self.lossless = is_lossless(self._values, names)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from raypretrain.errors import InputError
 from raypretrain.tokens.tokenizer_base import Tokenizer
+from raypretrain.tokens.tokenizer_specials import infill_marks
 from raypretrain.tokens.words import SPACE, SPANNING, WORD, Words, parts_of, pieces
 
 MODEL_NAME = "tokenizer.model"
@@ -63,6 +64,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.bos, self.eos = self._special("bos", where), self._special("eos", where)
         self.unk = self._processor.unk_id()
         self.pad = self._processor.pad_id() if self._processor.pad_id() >= 0 else self.eos
+        self.infill = infill_marks({p.piece: i for i, p in enumerate(proto.pieces) if p.type == p.CONTROL})
         self._texts = _texts_of_pieces(self._processor)
         self.byte_lengths = np.array([len(text) for text in self._texts], dtype=np.int32)
         # SentencePiece takes a real U+2581 for a space, and a space that no text of its training had for U+2581.
@@ -75,6 +77,9 @@ class SentencePieceTokenizer(Tokenizer):
     def encode_batch(self, texts: Iterable[str]) -> list[NDArray[np.int32]]:
         if self.prefix:
             texts = [self.prefix + text if text else text for text in texts]
+        return super().encode_batch(texts)
+
+    def encode_on(self, texts: Iterable[str]) -> list[NDArray[np.int32]]:
         return super().encode_batch(texts)
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -23,7 +23,25 @@ _COMMON = {
     "pad": ("<pad>", "[PAD]", "<|pad|>", "<|padding|>"),
     "mask": ("<mask>", "[MASK]"),
 }
+INFILL = ("<PRE>", "<SUF>", "<MID>")
+"""What a tokenizer trained here calls its marks of a prefix, a suffix and a middle."""
+
+_INFILL = (
+    INFILL,
+    ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>"),  # Code Llama
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen
+    ("<|fim\u2581begin|>", "<|fim\u2581hole|>", "<|fim\u2581end|>"),  # DeepSeek
+)
 _SHOWN = 8
+
+
+def infill_marks(tokens: Mapping[str, int]) -> tuple[int, int, int] | None:
+    """The ids of the marks of a prefix, a suffix and a middle among special tokens; None without them."""
+    for prefix, suffix, middle in _INFILL:
+        if prefix in tokens and suffix in tokens and middle in tokens:
+            return tokens[prefix], tokens[suffix], tokens[middle]
+    return None
 
 
 def find_specials(

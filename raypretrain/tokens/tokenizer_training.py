@@ -11,15 +11,19 @@ from raypretrain import storage
 from raypretrain.errors import InputError
 from raypretrain.tokens.tokenizer_config import TokenizerConfig
 from raypretrain.tokens.tokenizer_sentencepiece import SentencePieceTokenizer, model_proto
+from raypretrain.tokens.tokenizer_specials import INFILL
 from raypretrain.tokens.words import SPACE
 
 
 def train_tokenizer(
-    texts: Iterator[str], config: TokenizerConfig, path: Path, threads: int
+    texts: Iterator[str], config: TokenizerConfig, path: Path, threads: int, *, infill: bool = False
 ) -> SentencePieceTokenizer:
     """Train on ``texts``, write the model to ``path``, and return it. The same texts give the same model.
 
     (Unigram: with the same number of threads, whose sums are added up in another order otherwise.)
+
+    Args:
+        infill: whether it gets the marks for infilling.
 
     Raises:
         InputError: the texts do not support that many pieces, or need more; says how many. Or nothing is trained
@@ -47,6 +51,7 @@ def train_tokenizer(
             allow_whitespace_only_pieces=True,
             split_digits=True,
             user_defined_symbols=["\n", "\t"],
+            control_symbols=list(INFILL) if infill else [],
             unk_id=0,
             bos_id=1,
             eos_id=2,

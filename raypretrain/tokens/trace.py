@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raypretrain.corpus.documents import Document
 from raypretrain.tokens.cursor import Cursor
+from raypretrain.tokens.infilling import arranged_spans
 from raypretrain.tokens.packing import COLUMN, COUNT, DOCUMENT, FIRST, ROW
+from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.tokens.window import Packed, Windows
 
 
@@ -28,6 +29,8 @@ class Piece:
         first: its first token within the document, whose mark of begin is token 0.
         tokens: how many, marks of begin and end among them.
         text: these characters.
+        infilled: whether the document was rearranged: ``text`` is then in the order of its tokens, with the names of
+            the marks in it.
     """
 
     document: str
@@ -38,6 +41,7 @@ class Piece:
     first: int
     tokens: int
     text: str
+    infilled: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,21 +96,35 @@ def _trace_rows(windows: Windows, w: int, packed: Packed, rows: range) -> list[T
     spans: dict[int, np.ndarray] = {}
     by_row: dict[int, list[Piece]] = {row: [] for row in rows}
     for piece in pieces[low:high].tolist():
-        document = packed.documents[piece[DOCUMENT]]
-        if piece[DOCUMENT] not in spans:
-            spans[piece[DOCUMENT]] = windows.tokenizer.spans(document.text)
-        by_row[piece[ROW]].append(_piece(windows, document, piece, spans[piece[DOCUMENT]]))
+        number = piece[DOCUMENT]
+        if number not in spans:
+            spans[number] = _spans(windows, packed, number)
+        by_row[piece[ROW]].append(_piece(windows, packed, piece, spans[number]))
     tokens = packed.sequences.tokens
     return [TracedSequence(w, packed.part, row, tokens[row], by_row[row]) for row in rows]
 
 
-def _piece(windows: Windows, document: Document, piece: list[int], spans: np.ndarray) -> Piece:
-    """``piece`` as of :class:`~raypretrain.tokens.packing.Layout`; ``spans`` int64 [tokens, 2] of its document."""
+def _spans(windows: Windows, packed: Packed, number: int) -> np.ndarray:
+    """The characters of each token of a document, but its marks of begin and end: int64 [tokens, 2]."""
+    text, way = packed.documents[number].text, packed.arrangements[number]
+    return windows.tokenizer.spans(text) if way is None else arranged_spans(text, way, windows.tokenizer)
+
+
+def _piece(windows: Windows, packed: Packed, piece: list[int], spans: np.ndarray) -> Piece:
+    """``piece`` as of :class:`~raypretrain.tokens.packing.Layout`; ``spans`` of its document."""
     manifest, corpus = windows.manifest, windows.corpus
+    document = packed.documents[piece[DOCUMENT]]
+    infilled = packed.arrangements[piece[DOCUMENT]] is not None
     # The mark of begin is the document's first token.
-    own = spans[max(0, piece[FIRST] - 1) : piece[FIRST] - 1 + piece[COUNT]]
+    first = max(0, piece[FIRST] - 1)
+    own = spans[first : piece[FIRST] - 1 + piece[COUNT]]
     end = int(spans[: piece[FIRST] - 1, 1].max(initial=0)) if piece[FIRST] else 0
-    start, stop = (int(own[0, 0]), int(own[:, 1].max())) if len(own) else (end, end)
+    start, stop = (int(own[:, 0].min()), int(own[:, 1].max())) if len(own) else (end, end)
+    text = document.text[start:stop]
+    if infilled:
+        column = piece[COLUMN] + (piece[FIRST] == 0)
+        ids = packed.sequences.tokens[piece[ROW], column : column + len(own)]
+        text = "".join(_in_order(document.text, own, ids, windows.tokenizer))
     return Piece(
         document=manifest.open(document.file, corpus).place(document.position),
         source=corpus.source_name(manifest.files[document.file].source),
@@ -115,5 +133,17 @@ def _piece(windows: Windows, document: Document, piece: list[int], spans: np.nda
         column=piece[COLUMN],
         first=piece[FIRST],
         tokens=piece[COUNT],
-        text=document.text[start:stop],
+        text=text,
+        infilled=infilled,
     )
+
+
+def _in_order(text: str, spans: np.ndarray, ids: np.ndarray, tokenizer: Tokenizer) -> Iterator[str]:
+    """The characters of each token, and the names of marks; a character of several tokens comes once."""
+    before = (-1, -1)
+    for token, (start, stop) in zip(ids.tolist(), spans.tolist(), strict=True):
+        if tokenizer.is_special(token):
+            yield tokenizer.token_name(token)
+        elif (start, stop) != before:
+            yield text[start:stop]
+        before = (start, stop)

@@ -16,12 +16,13 @@ from raypretrain.corpus.documents import BadRecord, Document, is_held_out, read_
 from raypretrain.corpus.manifest import Manifest
 from raypretrain.corpus.sources import CorpusConfig
 from raypretrain.tokens.dealing import Part
+from raypretrain.tokens.infilling import Arrangement, InfillConfig, draw_arrangements, encode_arranged
 from raypretrain.tokens.packing import Layout, Packing, Sequences, pack
 from raypretrain.tokens.plan import Plan
 from raypretrain.tokens.tokenizer import Tokenizer
 
 # Keep the draws of this file apart from each other and from those of the plan.
-_SHUFFLE, _ROWS = 1, 3
+_SHUFFLE, _ROWS, _INFILL = 1, 3, 4
 _LARGEST_PART = 2  # windows
 _AHEAD = 4  # fragments
 
@@ -39,6 +40,7 @@ class SequencesConfig(Config):
         default=4_000_000, ge=1024, description="bytes of text that are shuffled and packed together"
     )
     shuffle: bool = Field(default=True, description="shuffle the documents of a window")
+    infill: InfillConfig = InfillConfig()
 
 
 @dataclass
@@ -48,12 +50,14 @@ class Packed:
     Args:
         bad: records that were left out.
         documents: in the order in which they were packed.
+        arrangements: how each of them was rearranged for infilling, if it was.
         layout: which of their tokens lie where.
     """
 
     part: int
     bad: list[BadRecord]
     documents: list[Document]
+    arrangements: list[Arrangement | None]
     layout: Layout
     sequences: Sequences
 
@@ -171,9 +175,13 @@ class Windows:
         if self.sequences.shuffle:
             order = self._draw(_SHUFFLE, w, part).permutation(len(documents))
             documents = [documents[i] for i in order]
-        tokenizer = self.tokenizer
+        tokenizer, texts = self.tokenizer, [document.text for document in documents]
+        arrangements: list[Arrangement | None] = [None] * len(texts)
+        if self.sequences.infill.rate:
+            rng = self._draw(_INFILL, w, part)
+            arrangements = draw_arrangements(list(map(len, texts)), self.sequences.infill, rng)
         layout, sequences = pack(
-            tokenizer.encode_batch([document.text for document in documents]),
+            encode_arranged(texts, arrangements, tokenizer),
             self.sequences.length,
             self.sequences.packing,
             bos=tokenizer.bos,
@@ -183,7 +191,7 @@ class Windows:
             number_of_sources=len(self.corpus.sources),
             rng=self._draw(_ROWS, w, part) if self.sequences.shuffle else None,
         )
-        return Packed(part, bad, documents, layout, sequences)
+        return Packed(part, bad, documents, arrangements, layout, sequences)
 
     def _sources(self, documents: list[Document]) -> NDArray[np.int64]:
         files = self.manifest.files

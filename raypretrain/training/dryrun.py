@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from raypretrain.models.config import ModelShape
+from raypretrain.tokens.infilling import check_infill
 from raypretrain.tokens.tokenizer import given_tokenizer
 from raypretrain.training.cluster import Sizes, local_resources, size_up
 from raypretrain.training.prepare import list_corpus
@@ -21,6 +22,8 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
     """
     manifest = list_corpus(recipe)
     given = given_tokenizer(recipe.tokenizer)
+    if given:
+        check_infill(recipe.sequences.infill, given)
     vocabulary = given.vocabulary if given else recipe.tokenizer.vocabulary
     folder = RunFolder(recipe.run.folder)
     if folder.begun():

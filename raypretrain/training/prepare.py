@@ -14,6 +14,7 @@ from raypretrain.corpus.listing import list_corpus as list_files
 from raypretrain.corpus.manifest import Footers, Manifest, build_manifest
 from raypretrain.errors import InputError, RunError
 from raypretrain.storage import write_atomic
+from raypretrain.tokens.infilling import check_infill
 from raypretrain.tokens.mixture import densities, is_weighted
 from raypretrain.tokens.tokenized import TokenizedWindows, fetch_companions
 from raypretrain.tokens.tokenizer import Tokenizer, given_tokenizer, train_tokenizer
@@ -154,6 +155,7 @@ def make_tokenizer(recipe: PretrainRecipe, manifest: Manifest, folder: RunFolder
         return Tokenizer.load(folder.tokenizer)
     given = given_tokenizer(recipe.tokenizer)
     if given:
+        check_infill(recipe.sequences.infill, given)
         if recipe.tokenizer.path and not given.lossless:
             say("note: this tokenizer does not keep every text as it is; bits per byte count the whole text")
         given.save(folder.corpus)
@@ -164,7 +166,13 @@ def make_tokenizer(recipe: PretrainRecipe, manifest: Manifest, folder: RunFolder
     )
     documents = sample_documents(manifest, recipe.corpus, size, recipe.run.seed)
     texts = (document.text for document in documents)
-    return train_tokenizer(texts, recipe.tokenizer, folder.tokenizer, threads=os.cpu_count() or 1)
+    return train_tokenizer(
+        texts,
+        recipe.tokenizer,
+        folder.tokenizer,
+        os.cpu_count() or 1,
+        infill=recipe.sequences.infill.rate > 0,
+    )
 
 
 def _refuse_too_small(windows: Windows, recipe: PretrainRecipe) -> None:

@@ -39,6 +39,7 @@ class Case:
     shards: list[tuple[str, list[list[str]]]]  # of each source: its format, and the texts of its files
     weights: list[float | None]
     packing: str
+    infill: float
     length: int
     window: int
     global_batch: int
@@ -59,6 +60,7 @@ def cases(draw: st.DrawFn) -> Case:
         shards=sources,
         weights=draw(st.lists(st.one_of(st.none(), st.floats(0.2, 4)), min_size=3, max_size=3)),
         packing=draw(st.sampled_from(["concatenate", "best-fit"])),
+        infill=draw(st.sampled_from([0.0, 0.0, 0.5, 1.0])),
         length=draw(st.sampled_from([8, 13, 32])),
         window=draw(st.sampled_from([1024, 3000, 20_000])),
         global_batch=global_batch,
@@ -86,7 +88,13 @@ def windows_of(case: Case, folder: Path, tokenizer: Tokenizer) -> Windows:
         write(folder / str(i), kind, files)
         sources.append(SourceConfig(path=str(folder / str(i)), weight=case.weights[i], documents="line"))
     corpus = CorpusConfig(sources=sources, held_out=0.05)
-    config = SequencesConfig(length=case.length, packing=case.packing, window=case.window)
+    values = {
+        "length": case.length,
+        "packing": case.packing,
+        "window": case.window,
+        "infill": {"rate": case.infill},
+    }
+    config = SequencesConfig.model_validate(values)
     return Windows(build_manifest(corpus, 500), corpus, config, tokenizer, case.seed)
 
 
@@ -135,7 +143,7 @@ def disturbed(windows: Windows, case: Case) -> list[int]:
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    return train_tokenizer(iter(TEXTS), TokenizerConfig(vocabulary=400), path, 1)
+    return train_tokenizer(iter(TEXTS), TokenizerConfig(vocabulary=400), path, 1, infill=True)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from real_text import reviews
 from raypretrain.corpus.documents import is_held_out
 from raypretrain.corpus.manifest import build_manifest
 from raypretrain.corpus.sources import CorpusConfig, SourceConfig
+from raypretrain.tokens import window
 from raypretrain.tokens.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from raypretrain.tokens.window import SequencesConfig, Windows
 
@@ -179,3 +181,28 @@ def test_bad_records_come_in_the_order_of_the_fragments_though_these_are_read_ah
     monkeypatch.setattr("raypretrain.storage.read_ahead", lambda fragments, depth: map(iter, fragments))
     assert [(packed.documents, packed.bad) for packed in windows.packed(0)] == ahead
     assert sum(len(bad) for _, bad in ahead) > 50
+
+
+def test_a_window_that_was_begun_is_read_while_another_is_made_and_is_the_same(
+    folder: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [read(made(folder, tokenizer), w) for w in range(3)]
+    windows, asked = made(folder, tokenizer), []
+    plain = window.read_documents
+
+    def counted(manifest: Any, fragment: Any, *rest: Any) -> Any:
+        asked.append(fragment)
+        yield from plain(manifest, fragment, *rest)
+
+    monkeypatch.setattr(window, "read_documents", counted)
+    windows.begin(1)
+    deadline = time.monotonic() + 10
+    while len(asked) < 3:
+        assert time.monotonic() < deadline, "nothing was asked for"
+        time.sleep(0.01)
+    np.testing.assert_array_equal(read(windows, 0), wanted[0])
+    np.testing.assert_array_equal(read(windows, 1), wanted[1])
+    assert len(asked) == len(windows.plan.window(0)) + len(windows.plan.window(1)), "something was read twice"
+    windows.begin(2)
+    again = pickle.loads(pickle.dumps(windows))  # threads do not travel
+    np.testing.assert_array_equal(read(again, 2), wanted[2])
