@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -83,7 +85,7 @@ def pretrain(
         from raypretrain.training.dryrun import dry_run as resolve
 
         resolved = resolve(loaded.in_folder(fork) if fork else loaded)
-        print(json.dumps(resolved, indent=1)) if as_json else print_dry_run(resolved)
+        _show(resolved, as_json, print_dry_run)
         return
     from raypretrain.training.fork import fork as make_fork
     from raypretrain.training.pretrain import pretrain as run
@@ -92,15 +94,8 @@ def pretrain(
         if fork:
             loaded = make_fork(loaded, fork, lambda line: view.watch({"say": line}))
         outcome = run(loaded, view.watch)
-    if as_json:
-        print(
-            json.dumps(
-                {"status": outcome.status, "folder": str(outcome.folder), "step": outcome.step}
-                | outcome.result
-            )
-        )
-    else:
-        print_outcome(outcome)
+    values = {"status": outcome.status, "folder": str(outcome.folder), "step": outcome.step} | outcome.result
+    _show(values, as_json, lambda values: print_outcome(outcome))
     if outcome.signal:
         raise typer.Exit(128 + outcome.signal)
 
@@ -153,7 +148,7 @@ def corpus_inspect(
     size = _count("--sample", sample)
     with CopyView() as view:
         found = inspect_corpus(load_recipe(recipe, PretrainRecipe, overrides or []), size, view.say)
-    print(json.dumps(found, ensure_ascii=False)) if as_json else print_inspected(found)
+    _show(found, as_json, print_inspected)
 
 
 @corpus_app.command("tokenize")
@@ -207,7 +202,7 @@ def checkpoints(
     from raypretrain.training.runfolder import RunFolder
 
     rows = list_checkpoints(RunFolder(run), verify)
-    print(json.dumps(rows)) if as_json else print_checkpoints(rows)
+    _show(rows, as_json, print_checkpoints)
 
 
 @app.command()
@@ -235,7 +230,7 @@ def status(
         watch_status(lambda: status_of(run), out)
         return
     found = status_of(run)
-    print(json.dumps(found)) if as_json else out.print(show_status(found))
+    _show(found, as_json, lambda found: out.print(show_status(found)))
 
 
 @app.command()
@@ -290,11 +285,11 @@ def trace(
         raise typer.BadParameter("give either --step or --document")
     if document is not None:
         found = trace_document(run, document, epochs)
-        print(json.dumps(found, ensure_ascii=False)) if as_json else print_traced_document(found)
+        _show(found, as_json, print_traced_document)
         return
     assert step is not None
     found = trace_step(run, step)
-    print(json.dumps(found, ensure_ascii=False)) if as_json else print_traced_step(found, text)
+    _show(found, as_json, lambda found: print_traced_step(found, text))
 
 
 @app.command()
@@ -319,10 +314,8 @@ def sample(
     from raypretrain.training.sampling import sample as draw
 
     texts = draw(model, prompt, tokens, temperature, top_p, [seed + i for i in range(number)])
-    if as_json:
-        print(json.dumps({"prompt": prompt, "samples": texts}, ensure_ascii=False))
-    else:
-        print("\n\n".join(prompt + text for text in texts))
+    values = {"prompt": prompt, "samples": texts}
+    _show(values, as_json, lambda values: print("\n\n".join(prompt + text for text in texts)))
 
 
 @app.command()
@@ -341,7 +334,7 @@ def finetune(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = Fals
     loaded = load_recipe(recipe, FinetuneRecipe, overrides or [])
     with SearchView() as view:
         result = run(loaded, view.watch)
-    print(json.dumps(result, default=str)) if as_json else print_finetuned(result)
+    _show(result, as_json, print_finetuned)
 
 
 @app.command()
@@ -363,7 +356,7 @@ def search(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False)
     loaded = load_recipe(recipe, FinetuneRecipe, overrides or [])
     with SearchView() as view:
         result = run(loaded, view.watch, connect=lambda: connect(None))
-    print(json.dumps(vars(result), default=str)) if as_json else print_search(result)
+    _show(vars(result), as_json, lambda values: print_search(result))
 
 
 @app.command()
@@ -385,8 +378,7 @@ def demo(
     from raypretrain.demo.arc import demo as run
 
     result = run(folder, quick=quick)
-    if as_json:
-        print(json.dumps(result, default=str))
+    _show(result, as_json, lambda result: None)  # it was shown while it came
 
 
 def _count(option: str, text: str) -> int:
@@ -402,14 +394,41 @@ def _count(option: str, text: str) -> int:
 
 
 def _print(values: dict[str, Any], as_json: bool, line: str) -> None:
-    print(json.dumps(values, default=str) if as_json else line.format(**values))
+    _show(values, as_json, lambda values: print(line.format(**values)))
+
+
+def _show(values: Any, as_json: bool, show: Callable[[Any], object]) -> None:
+    """The result of a command: as JSON where nothing else is printed, or as people read it."""
+    if as_json:
+        print(json.dumps(values, ensure_ascii=False, default=str), file=_real_stdout or sys.stdout)
+    else:
+        show(values)
+
+
+_real_stdout: TextIO | None = None
+
+
+@contextlib.contextmanager
+def _nothing_else_on_stdout() -> Iterator[None]:
+    """With ``--json``, whatever is printed meanwhile goes to stderr: Ray tells there of nodes that are lost."""
+    global _real_stdout
+    if "--json" not in sys.argv:
+        yield
+        return
+    _real_stdout = sys.stdout
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _real_stdout = None
 
 
 def main() -> None:
     """The console script: a user's error is one line and status 2, a bug of ours shows its traceback."""
     command = typer.main.get_command(app)
     try:
-        status = command.main(prog_name="raypretrain", standalone_mode=False)
+        with _nothing_else_on_stdout():
+            status = command.main(prog_name="raypretrain", standalone_mode=False)
     except RaypretrainError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from raypretrain.statusview import goodput_line
 
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 LINE_SECONDS = 15.0
 """Without a terminal, a line of progress comes so often."""
 
-out = Console(highlight=False)
-progress_out = Console(stderr=True, highlight=False)
+# Without markup: what is shown are names, texts and errors of others, with whatever brackets they have.
+out = Console(highlight=False, markup=False)
+progress_out = Console(stderr=True, highlight=False, markup=False)
 
 
 class _View:
@@ -36,10 +38,10 @@ class _View:
 
     def __init__(self) -> None:
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
@@ -61,7 +63,8 @@ class _View:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        progress_out.print(f"[dim]{time.monotonic() - self._begun:6.1f} s[/dim]  {line}", soft_wrap=True)
+        clock = f"{time.monotonic() - self._begun:6.1f} s"
+        progress_out.print(Text.assemble((clock, "dim"), f"  {line}"), soft_wrap=True)
 
     def advance(self, name: str, done: float, total: float, figures: str) -> None:
         """How far ``name`` is."""
@@ -333,16 +336,16 @@ def print_inspected(found: dict[str, Any]) -> None:
         f"{about}{_count(found['available_tokens'])}",
     ]
     for line in lines:
-        out.print(line, soft_wrap=True, markup=False)
+        out.print(line, soft_wrap=True)
     out.print(_sources_table(found["sources"]))
     _print_lengths(found["lengths"])
     _print_examples(found["sources"])
     for record in found["bad"]:
-        out.print(f"bad record: {record['where']}: {record['what']}", soft_wrap=True, markup=False)
+        out.print(f"bad record: {record['where']}: {record['what']}", soft_wrap=True)
     if found["bad_records"] > len(found["bad"]):
         out.print(f"and {found['bad_records'] - len(found['bad']):,} more in the sample")
     for line in found["warnings"]:
-        out.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False)
+        out.print(f"warning: {line}", style="yellow", soft_wrap=True)
 
 
 def _sources_table(sources: list[dict[str, Any]]) -> Table:
@@ -387,7 +390,7 @@ def _print_examples(sources: list[dict[str, Any]]) -> None:
     for row in sources:
         for text in row["examples"]:
             line = f"{row['name']}: {text}".translate(_PRINTABLE)
-            out.print(line, overflow="ellipsis", no_wrap=True, markup=False)
+            out.print(line, overflow="ellipsis", no_wrap=True)
 
 
 def _uncovered_line(uncovered: dict[str, Any]) -> str:

@@ -159,3 +159,19 @@ def test_a_dry_run_as_json_is_json_and_nothing_else(
     status, out, _ = command.run("pretrain", recipe, "--dry-run")
     assert status == 0
     assert "5 steps of 768 tokens" in out
+
+
+def test_with_json_what_others_print_goes_to_stderr(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray tells on stdout that a node is lost."""
+    from raypretrain.training import listing
+
+    def noisy(*arguments: object) -> list[dict[str, object]]:
+        print("(raylet) The node with node id 1234 has been marked dead.")
+        return [{"step": 3}]
+
+    monkeypatch.setattr(listing, "list_checkpoints", noisy)
+    status, out, error = command.run("checkpoints", "runs/it", "--json")
+    assert (status, json.loads(out)) == (0, [{"step": 3}])
+    assert "marked dead" in error

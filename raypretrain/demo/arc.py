@@ -52,7 +52,7 @@ def demo(folder: Path, quick: bool = False) -> dict[str, Any]:
     _title("the released model writes")
     samples = _samples(Path(outcome.result["model"]))
     for text in samples:
-        out.print(f"  {text}", soft_wrap=True, markup=False)
+        out.print(f"  {text}", soft_wrap=True)
     seconds["samples"] = time.perf_counter() - begun - sum(seconds.values())
 
     _title("fine-tuning: a search of sentiment classifiers from the one base model, and from scratch")
@@ -222,7 +222,7 @@ def _accuracy(row: dict[str, Any] | None) -> str:
 
 
 def _title(text: str) -> None:
-    progress_out.print(f"\n[bold]{text}[/bold]", soft_wrap=True)
+    progress_out.print(f"\n{text}", style="bold", soft_wrap=True)
 
 
 def _say(line: str) -> None:
