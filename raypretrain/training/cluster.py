@@ -81,6 +81,7 @@ def connect(address: str | None, cpus: float | None = None) -> None:
     if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray.init(
+        address="local",  # or Ray would join what `ray start` has left word of on this machine, dead or alive
         num_cpus=int(cpus) if cpus else (os.cpu_count() or 1),
         include_dashboard=False,
         object_store_memory=_OBJECT_STORE_BYTES,
