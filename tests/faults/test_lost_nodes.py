@@ -63,7 +63,8 @@ def test_with_a_least_and_a_most_the_run_goes_on_with_what_is_left_and_grows_bac
         finish(process, folder)
     assert fingerprints(folder) == fingerprints(reference)
     pairs = zip(metrics(folder), metrics(reference), strict=True)
-    assert all(a["loss"] == pytest.approx(b["loss"], rel=1e-4) for a, b in pairs)
+    # Another number of workers adds up in another order; over 240 steps that grows from 1e-7 to some 6e-4.
+    assert all(a["loss"] == pytest.approx(b["loss"], rel=2e-3) for a, b in pairs)
     account(exact=True)
 
 
