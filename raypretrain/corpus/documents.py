@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -109,10 +110,17 @@ def sample_documents(
     """Training documents of about ``max_bytes`` of UTF-8 in all, spread over all sources and fragments.
 
     Every source gets its weight's share where all sources have one, its size's share otherwise. Within a
-    source, each fragment gives the same number of bytes from its beginning. Deterministic.
+    source, each fragment gives the same number of bytes from its beginning; of a document that is larger than all
+    that is asked for, as much as is still wanted. Deterministic.
     """
     for source, budget in _budgets(manifest, config, max_bytes).items():
         yield from _sample_source(manifest, config, source, budget, seed)
+
+
+def _beginning(document: Document, size: int) -> Document:
+    """The document's first ``size`` bytes of UTF-8, but no half of a character."""
+    text = document.text[:size].encode("utf-8")[:size].decode("utf-8", errors="ignore")
+    return replace(document, text=text)
 
 
 def _budgets(manifest: Manifest, config: CorpusConfig, max_bytes: int) -> dict[int, float]:
@@ -145,6 +153,9 @@ def _sample_source(
                 if is_held_out(document.text, config.held_out):
                     continue
                 length = len(document.text.encode("utf-8"))
+                if length > budget:
+                    length = math.ceil(budget - total)
+                    document = _beginning(document, length)
                 size += length
                 total += length
                 yield document

@@ -206,6 +206,14 @@ def test_a_sample_larger_than_the_corpus_is_all_of_it(tmp_path):
     assert sorted(d.text for d in sample) == sorted(texts + [t + "!" for t in texts])
 
 
+def test_of_a_document_larger_than_the_sample_it_has_the_beginning(tmp_path):
+    texts = ["a first one", "é" * 50_000, "a last one"]
+    (tmp_path / "a.jsonl").write_bytes(json_lines(texts))
+    config = corpus(tmp_path)
+    sample = [d.text for d in sample_documents(build_manifest(config, 10**6), config, 1000, seed=0)]
+    assert sample == ["a first one", "é" * 494]  # and no half of a character
+
+
 def test_weights_decide_how_much_of_a_sample_each_source_gives(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_bytes(json_lines([f"{name} {i:07}" for i in range(5000)]))
