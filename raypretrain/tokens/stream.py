@@ -1,6 +1,6 @@
 """The stream: windows read, tokenized and packed by Ray Data while the model trains, dealt to the workers in one order.
 
-Each window is one read task of Ray Data. The windows come back in their order (``preserve_order``), whatever
+A read task of Ray Data makes windows, one after the other. They come back in their order (``preserve_order``), whatever
 the timing of the tasks, and one :class:`Dealer` lays their sequences end to end and hands every worker its
 rows. Ray's own ``streaming_split`` deals whole blocks, so that each step of each worker has to be a block,
 cut by a task of its own; here a window stays one block, and a row's place is arithmetic, for any number of workers.
