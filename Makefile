@@ -16,7 +16,7 @@ setup: .venv/ready  ## a virtual environment with everything from the lock file
 demo: setup  ## the main job on real text: raw shards to a fleet of classifiers, about ten minutes on two cores
 	$(BIN)/raypretrain demo
 
-test: setup test-unit  ## all tests but the long ones, about twelve minutes on two cores
+test: setup test-unit  ## all tests but the long ones, about ten minutes on two cores
 	$(BIN)/pytest -m "not unit and not long"
 
 test-unit: setup  ## the tests that need no Ray cluster, no server, and little time, on two cores under a minute

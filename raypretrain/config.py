@@ -6,7 +6,6 @@ The settings themselves live beside what they build; a recipe is a :class:`Confi
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
@@ -16,7 +15,7 @@ from typing import Annotated, Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
 
-from raypretrain.errors import InputError, RecipeError
+from raypretrain.errors import RecipeError
 
 
 class Config(BaseModel):
@@ -288,20 +287,3 @@ def _config_in(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for arg in get_args(annotation) if (found := _config_in(arg)) is not None), None)
-
-
-def read_json_object(path: Path, fix: str | None = None) -> dict[str, Any]:
-    """The JSON object in a local file that a user has given.
-
-    Raises:
-        InputError: there is none; ``fix`` is what to do where the file is not there.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError("there is no such file", where=str(path), fix=fix) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read as JSON ({error})", where=str(path)) from None
-    if not isinstance(values, dict):
-        raise InputError("holds no JSON object", where=str(path))
-    return values

@@ -18,6 +18,8 @@ from command import Command
 
 from raypretrain import storage
 from raypretrain.errors import StorageError
+from raypretrain.tokens.tokenizer import TokenizerConfig, train_tokenizer
+from raypretrain.training.runfolder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -177,3 +179,15 @@ def test_a_folder_that_is_no_model_does_not_write(
     if holds == "config":
         (model / "config.json").write_text(json.dumps({"model_type": "bert"}))
     assert str(model) in command.fails("sample", model)
+
+
+def test_a_tokenizer_that_an_earlier_start_left_is_refused_where_it_has_no_marks(
+    command: Command, recipe: Path, tmp_path: Path, reviews: list[dict[str, str]], no_ray: None
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    texts = (review["text"] for review in reviews)
+    train_tokenizer(texts, TokenizerConfig(vocabulary=400), folder.tokenizer, 1)
+    line = command.fails("pretrain", recipe, "--set", "sequences.infill.rate=0.5")
+    assert line.startswith(
+        "sequences.infill: the tokenizer has no tokens that mark prefix, suffix and middle"
+    )

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raypretrain.config import Config, Location, read_json_object
+from raypretrain.config import Config, Location
 from raypretrain.errors import InputError, RecipeError
-from raypretrain.models.config import ModelShape
+from raypretrain.models.config import ModelShape, read_json_object
 from raypretrain.storage import sha256_file
 
 if TYPE_CHECKING:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -241,3 +243,20 @@ class ModelConfig(Config):
             given.setdefault("key_value_heads", given["heads"])
         shape = replace(preset, vocabulary=vocabulary, max_length=length, **given)
         return replace(shape, head_width=shape.width // shape.heads)
+
+
+def read_json_object(path: Path, fix: str | None = None) -> dict[str, Any]:
+    """The JSON object in a local file that a user has given.
+
+    Raises:
+        InputError: there is none; ``fix`` is what to do where the file is not there.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError("there is no such file", where=str(path), fix=fix) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read as JSON ({error})", where=str(path)) from None
+    if not isinstance(values, dict):
+        raise InputError("holds no JSON object", where=str(path))
+    return values

@@ -17,9 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from raypretrain.config import read_json_object
 from raypretrain.errors import InputError
-from raypretrain.models.config import ModelShape
+from raypretrain.models.config import ModelShape, read_json_object
 from raypretrain.models.heads import MEAN_SCALE, SequenceClassifier
 from raypretrain.models.layout import (
     check_state,

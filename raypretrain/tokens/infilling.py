@@ -74,7 +74,7 @@ def check_infill(config: InfillConfig, tokenizer: Tokenizer) -> None:
     where = "sequences.infill"
     if tokenizer.infill is None:
         what = "the tokenizer has no tokens that mark prefix, suffix and middle"
-        fix = "leave tokenizer.path out, and one is trained that has them; or give a code model's, or set rate to 0"
+        fix = "have one trained in another run.folder (kind: bpe or unigram), give a code model's, or set rate to 0"
         raise InputError(what, where=where, fix=fix)
     alone = tokenizer.encode_on(["x"])[0]
     if not tokenizer.lossless or tokenizer.byte_lengths[alone].sum() != 1:

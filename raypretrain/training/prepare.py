@@ -152,7 +152,9 @@ def _densities(
 def make_tokenizer(recipe: PretrainRecipe, manifest: Manifest, folder: RunFolder, say: Say) -> Tokenizer:
     """The run's tokenizer: from its folder, as the recipe names it, or trained on a sample of the corpus."""
     if folder.tokenizer.is_file():
-        return Tokenizer.load(folder.tokenizer)
+        kept = Tokenizer.load(folder.tokenizer)
+        check_infill(recipe.sequences.infill, kept)
+        return kept
     given = given_tokenizer(recipe.tokenizer)
     if given:
         check_infill(recipe.sequences.infill, given)
