@@ -111,7 +111,7 @@ def weed_server(folder: Path, bucket: str = "corpus") -> Iterator[S3Server]:
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            env={**os.environ, "GOMEMLIMIT": "256MiB"},
+            env={**os.environ, "GOMEMLIMIT": "1GiB"},
             start_new_session=True,
         )
     try:
