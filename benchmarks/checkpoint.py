@@ -31,7 +31,6 @@ from raypretrain.training.cadence import Cadence
 from raypretrain.training.checkpoint import Standing, checkpoint_folder, problem_of, read_manifest
 from raypretrain.training.crew import Crew
 from raypretrain.training.engine import Engine, EngineSettings
-from raypretrain.training.objective import causal_targets
 from raypretrain.training.recipe import CheckpointConfig
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.saving import Saver
@@ -68,8 +67,8 @@ def trained(name: str, zero: int) -> tuple[Engine, int]:
     model.init_weights(0)
     settings = EngineSettings(zero, "fp32", 1, 1, 1, 1e-3, 0.1, (0.9, 0.95), 1e-8, 1.0)
     engine = Engine(model, settings, torch.device("cpu"))
-    ids = torch.randint(0, VOCABULARY, (1, LENGTH))
-    engine.accumulate([(ids, causal_targets(ids), 1.0)])
+    ids = torch.randint(0, VOCABULARY, (1, LENGTH + 1))
+    engine.accumulate([(ids[:, :-1], ids[:, 1:], 1.0)])
     engine.step(1e-3)
     return engine, shape.parameters
 

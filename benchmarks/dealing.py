@@ -22,11 +22,12 @@ from report import Row, figure, parser, report, say_load, show
 from raypretrain.tokens import stream
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealing import Batches, Part
+from raypretrain.tokens.objectives import Causal
 from raypretrain.tokens.packing import Sequences
 from raypretrain.tokens.stream import Dealer, steps_of_a_deal, stream_parts
 from raypretrain.training.cluster import connect
 
-BOS = 1
+OBJECTIVE = Causal(bos=1)
 CALLERS = 2  # processes that the ranks are simulated in
 LENGTH = 8192
 TOKENS_OF_A_GPU = 6667  # a second: Llama 3.1 8B on H100, torchtitan, compiled
@@ -54,7 +55,7 @@ class FromMemory(Dealer):
             return (Part(w, 0, made.sequences) for w in count())
 
         stream.stream_parts = endless
-        super().__init__([None], Cursor(), batch, workers, BOS, {})  # type: ignore[list-item]
+        super().__init__([None], Cursor(), batch, workers, OBJECTIVE, {})  # type: ignore[list-item]
 
     def cpu(self) -> float:
         """Seconds of CPU that this process has used."""
@@ -105,7 +106,7 @@ def seconds_of_a_token(batch: int, length: int, steps: int) -> float:
     """CPU time of laying windows end to end and reckoning what a step needs, without Ray."""
     made = part(max(1, WINDOW // 4 // length), length)
     dealer = Dealer.__new__(Dealer)
-    dealer._bos = BOS
+    dealer._objective = OBJECTIVE
     batches = Batches((Part(w, 0, made.sequences) for w in count()), Cursor(), batch)
     begun = time.process_time()
     for whole in islice(batches, steps):

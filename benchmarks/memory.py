@@ -29,7 +29,8 @@ from text import write_corpus
 
 from raypretrain.demo.reviews import read_reviews
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.stream import Dealer, DealtSteps, steps_of_a_deal
+from raypretrain.tokens.objectives import Causal
+from raypretrain.tokens.stream import DealtSteps, start_dealer, steps_of_a_deal
 from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.tokens.window import Windows
 from raypretrain.training.cluster import connect
@@ -55,9 +56,10 @@ class Rank:
 
 def watch(windows: Windows, seconds: float, every: float) -> tuple[list[dict[str, float]], float]:
     """Samples of bytes by role, with ``seconds`` since the start; and tokens per second."""
-    limits = {"cpus": 2.0, "window_bytes": 4 << 20}
-    actor = ray.remote(Dealer).options(num_cpus=0)
-    dealer = actor.remote([ray.put(windows)], Cursor(), BATCH, RANKS, windows.tokenizer.bos, limits)
+    objective = Causal(windows.tokenizer.bos)
+    dealer = start_dealer(
+        [ray.put(windows)], Cursor(), BATCH, RANKS, objective, cpus=2.0, window_bytes=4 << 20
+    )
     ranks = [ray.remote(Rank).options(num_cpus=0).remote([dealer], r) for r in range(RANKS)]
     samples, tokens, begun = [], 0, time.perf_counter()
     while time.perf_counter() - begun < seconds:

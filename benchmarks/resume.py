@@ -18,7 +18,8 @@ from stream import LENGTH, WINDOW, trained, windows_of
 from text import write_corpus
 
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.stream import Dealer, DealtSteps
+from raypretrain.tokens.objectives import Causal
+from raypretrain.tokens.stream import DealtSteps, start_dealer
 from raypretrain.tokens.window import Windows
 from raypretrain.training.cluster import connect
 
@@ -40,9 +41,10 @@ def resume(windows: Windows, cursor: Cursor) -> tuple[float, float]:
         begun = time.perf_counter()
         next(windows.windows_from(cursor.window))
         planned = time.perf_counter() - begun
-        limits = {"cpus": 1.0, "window_bytes": 4 << 20}
-        actor = ray.remote(Dealer).options(num_cpus=0)
-        dealer = actor.remote([ray.put(windows)], cursor, BATCH, 1, windows.tokenizer.bos, limits)
+        objective = Causal(windows.tokenizer.bos)
+        dealer = start_dealer(
+            [ray.put(windows)], cursor, BATCH, 1, objective, cpus=1.0, window_bytes=WINDOW
+        )
         first = next(iter(DealtSteps(dealer, 0, 10**9, 1)))
         assert first.sequences.tokens.shape == (BATCH, LENGTH)
         return planned, time.perf_counter() - begun

@@ -28,7 +28,6 @@ from raypretrain.tokens.packing import Sequences, pack
 from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.tokens.window import Windows
 from raypretrain.training.evaluation import held_out_sequences
-from raypretrain.training.objective import causal_targets
 from raypretrain.training.schedule import ScheduleConfig, learning_rate
 
 SHARDS = 8
@@ -105,13 +104,13 @@ def train(parts: Iterator[Sequences], held_out: NDArray[np.int32], seed: int, st
     for step, rows in enumerate(islice(batches(parts), steps), start=1):
         optimizer.param_groups[0]["lr"] = learning_rate(step, steps, 3e-3, ScheduleConfig())
         ids = torch.from_numpy(rows.astype(np.int64))
-        model(ids, causal_targets(ids)).backward()
+        model(ids[:, :-1], ids[:, 1:]).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         ids = torch.from_numpy(held_out.astype(np.int64))
-        losses = [float(model(part, causal_targets(part))) for part in ids.split(BATCH)]
+        losses = [float(model(part[:, :-1], part[:, 1:])) for part in ids.split(BATCH)]
     return statistics.fmean(losses)
 
 

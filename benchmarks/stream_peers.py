@@ -70,16 +70,16 @@ def read_ours(corpus: str, model: str, seconds: float, begun: float) -> dict[str
     from stream import windows_of
 
     from raypretrain.tokens.cursor import Cursor
-    from raypretrain.tokens.stream import Dealer, DealtSteps, steps_of_a_deal
+    from raypretrain.tokens.objectives import Causal
+    from raypretrain.tokens.stream import DealtSteps, start_dealer, steps_of_a_deal
     from raypretrain.tokens.tokenizer import Tokenizer
     from raypretrain.training.cluster import connect
 
     tokenizer = Tokenizer.load(model)
     windows = windows_of(corpus, tokenizer, WINDOW, LENGTH)
     connect(None, cpus=2)
-    limits = {"cpus": 2.0, "window_bytes": 4 << 20}
-    actor = ray.remote(Dealer).options(num_cpus=0)
-    dealer = actor.remote([ray.put(windows)], Cursor(), BATCH, 1, tokenizer.bos, limits)
+    objective = Causal(tokenizer.bos)
+    dealer = start_dealer([ray.put(windows)], Cursor(), BATCH, 1, objective, cpus=2.0, window_bytes=WINDOW)
     steps = iter(DealtSteps(dealer, 0, 10**9, steps_of_a_deal(BATCH, LENGTH)))
     assert next(steps).sequences.tokens.shape == (BATCH, LENGTH)
     first = time.time() - begun

@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from raypretrain.statusview import goodput_line
+from raypretrain.statusview import bits, goodput_line
 
 if TYPE_CHECKING:
     from raypretrain.finetuning.search import SearchResult
@@ -98,8 +98,8 @@ class PretrainView(_View):
         if self._new(event, "evaluation"):
             row = event["evaluation"]
             self.say(
-                f"step {row['step']:,}: held-out loss {row['held_out_loss']:.4f} nats a token, "
-                f"{row['held_out_bits_per_byte']:.4f} bits a byte"
+                f"step {row['step']:,}: held-out loss {row['held_out_loss']:.4f} nats a token"
+                + bits(row["held_out_bits_per_byte"])
             )
         if self._new(event, "step"):
             self._step(event["step"])
@@ -235,8 +235,8 @@ def print_outcome(outcome: Outcome) -> None:
         )
     if "last_held_out_loss" in result:
         lines.append(
-            f"held-out loss: {result['first_held_out_loss']:.4f} → {result['last_held_out_loss']:.4f} nats a token, "
-            f"{result['first_held_out_bits_per_byte']:.4f} → {result['last_held_out_bits_per_byte']:.4f} bits a byte"
+            f"held-out loss: {result['first_held_out_loss']:.4f} → {result['last_held_out_loss']:.4f} nats a token"
+            + bits(result["first_held_out_bits_per_byte"], result["last_held_out_bits_per_byte"])
         )
     lines.append(f"model: {result['model']}")
     for line in lines:

@@ -34,6 +34,12 @@ def goodput_line(account: dict[str, float]) -> str:
     return f"{line}: {parts}" if parts else line
 
 
+def bits(*values: float | None) -> str:
+    """The held-out loss by bytes of text, as the end of a line; nothing where it is not known (a masked objective)."""
+    known = [f"{value:.4f}" for value in values if value is not None]
+    return f", {' → '.join(known)} bits a byte" if known else ""
+
+
 def show_status(found: dict[str, Any]) -> RenderableType:
     """The tables of a status."""
     parts: list[RenderableType] = [_progress(found)]
@@ -91,8 +97,8 @@ def _progress(found: dict[str, Any]) -> Table:
     held_out, checkpoint = found["held_out"], found["checkpoint"]
     if held_out:
         lines["held-out loss"] = (
-            f"{held_out['first_loss']:.4f} → {held_out['loss']:.4f} nats a token, "
-            f"{held_out['bits_per_byte']:.4f} bits a byte, at step {held_out['step']:,}"
+            f"{held_out['first_loss']:.4f} → {held_out['loss']:.4f} nats a token"
+            f"{bits(held_out['bits_per_byte'])}, at step {held_out['step']:,}"
         )
     saved = "none yet"
     if checkpoint:

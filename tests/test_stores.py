@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import socket
 import sys
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,43 @@ def test_an_object_that_was_replaced_after_it_was_listed_is_refused(kind, reques
             "start a new run on the changed corpus, or put the old file back"
         )
     assert storage.read_range(url, 0, 5, tag=storage.list_files(url)[0].tag) == b"other"
+
+
+def test_ranges_are_read_by_signed_urls_unless_the_store_takes_none(monkeypatch):
+    """One server takes the signature in the URL, one wants it in a header, which is asked for at once after it."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "anything")
+    for takes in (True, False):
+        lines: list[str] = []
+        with _answering(lines, takes) as options:
+            for _ in range(6):
+                assert storage.read_range("s3://corpus/a b+ü", 0, 5, options) == b"bytes"
+        signed = ["X-Amz-Signature=" in line for line in lines]
+        assert signed == [True] * 6 if takes else [True, False] * 3 + [False] * 3
+        assert all(line.startswith("GET /corpus/a%20b%2B%C3%BC") for line in lines)
+
+
+@contextlib.contextmanager
+def _answering(lines: list[str], takes: bool):
+    """A server that has five bytes; the request lines that it gets."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            lines.append(self.requestline)
+            given = takes or "Authorization" in self.headers
+            self.send_response(206 if given else 403)
+            self.send_header("Content-Length", "5" if given else "0")
+            self.end_headers()
+            if given:
+                self.wfile.write(b"bytes")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield {"endpoint_url": f"http://127.0.0.1:{server.server_port}"}
+        server.shutdown()
 
 
 def test_a_tag_that_a_store_does_not_compare_is_compared_here(monkeypatch):

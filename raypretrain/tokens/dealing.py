@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from raypretrain.corpus.documents import BadRecord
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.packing import Sequences
@@ -35,11 +38,13 @@ class Batch:
 
     Args:
         sequences: ``global_batch`` of them.
+        places: int64 [global_batch, 3], each one's window, part and index.
         cursor: the first sequence after it.
         bad, storage: of the parts of which it takes the first sequence.
     """
 
     sequences: Sequences
+    places: NDArray[np.int64]
     cursor: Cursor
     bad: list[BadRecord]
     storage: dict[str, float]
@@ -63,6 +68,7 @@ class Batches:
 
     def __next__(self) -> Batch:
         taken: list[Sequences] = []
+        places: list[NDArray[np.int64]] = []
         bad: list[BadRecord] = []
         storage: Counter[str] = Counter()
         missing = self._global_batch
@@ -76,9 +82,14 @@ class Batches:
             taken.append(self._rest[:missing])
             self._rest = self._rest[missing:]
             missing -= len(taken[-1])
-            at = self._cursor
-            self._cursor = Cursor(at.window, at.part, at.index + len(taken[-1]))
-        return Batch(Sequences.concatenate(taken), self._cursor, bad, dict(storage))
+            at, count = self._cursor, len(taken[-1])
+            rows = np.full((count, 3), [at.window, at.part, at.index])
+            rows[:, 2] += np.arange(count)
+            places.append(rows)
+            self._cursor = Cursor(at.window, at.part, at.index + count)
+        return Batch(
+            Sequences.concatenate(taken), np.concatenate(places), self._cursor, bad, dict(storage)
+        )
 
     def _next_part(self) -> Part:
         part = next(self._parts)

@@ -14,7 +14,7 @@ import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -38,6 +38,7 @@ from raypretrain.corpus.documents import BadRecord
 from raypretrain.errors import InputError, user_error
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealing import Batch, Batches, Part
+from raypretrain.tokens.objectives import Objective
 from raypretrain.tokens.packing import Sequences
 
 T = TypeVar("T")
@@ -221,7 +222,9 @@ def stream_parts(
             override_num_blocks=len(segment),
             num_cpus=min(1.0, cpus),
         )
-        tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        # With windows to fetch ahead, the first would be handed over when they are there as well.
+        ahead = 0 if segment[0][0] == cursor.window else 2
+        tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
         for table in _while_waiting(tables):
             for made in from_table(table):
                 empty = 0 if len(made.sequences) else empty + 1
@@ -266,12 +269,14 @@ class StepRows:
 
     Args:
         sequences: this worker's ``global_batch / workers`` rows.
+        places: int64 [rows, 3], each one's window, part and index.
         batch: the step's batch without its sequences.
         sources: tokens of the batch from each source, int64 [sources].
         predicted: tokens of the batch that the model learns to predict.
     """
 
     sequences: Sequences
+    places: NDArray[np.int64]
     cursor: Cursor
     sources: list[int]
     predicted: int
@@ -289,7 +294,7 @@ class Dealer:
         cursor: the first sequence.
         global_batch: sequences of a step.
         workers: how many take from each step.
-        bos: the token that begins a document.
+        objective: what is learned of the sequences.
         limits: of :func:`stream_parts`.
     """
 
@@ -299,11 +304,11 @@ class Dealer:
         cursor: Cursor,
         global_batch: int,
         workers: int,
-        bos: int,
+        objective: Objective,
         limits: dict[str, Any],
     ) -> None:
         self._batches = Batches(stream_parts(windows[0], cursor, **limits), cursor, global_batch)
-        self._share, self._workers, self._bos = global_batch // workers, workers, bos
+        self._share, self._workers, self._objective = global_batch // workers, workers, objective
         self._steps: dict[int, StepRows] = {}
         self._taken: dict[int, int] = {}
         self._next_step = 0
@@ -320,7 +325,7 @@ class Dealer:
         deal = []
         for s in range(first, first + steps):
             whole = self._steps[s]
-            deal.append(StepRows(**{**vars(whole), "sequences": whole.sequences[rows]}))
+            deal.append(replace(whole, sequences=whole.sequences[rows], places=whole.places[rows]))
             self._taken[s] = self._taken.get(s, 0) + 1
             if self._taken[s] == self._workers:
                 del self._taken[s], self._steps[s]
@@ -346,8 +351,38 @@ class Dealer:
     def _whole(self, batch: Batch) -> StepRows:
         sequences = batch.sequences
         sources = sequences.sources.sum(axis=0, dtype=np.int64).tolist()
-        predicted = int(sequences.predicted(self._bos).sum())
-        return StepRows(sequences, batch.cursor, sources, predicted, batch.bad, batch.storage)
+        predicted = int(self._objective.counts(sequences).sum())
+        return StepRows(sequences, batch.places, batch.cursor, sources, predicted, batch.bad, batch.storage)
+
+
+def start_dealer(
+    windows: list[ray.ObjectRef[WindowSource]],
+    cursor: Cursor,
+    global_batch: int,
+    workers: int,
+    objective: Objective,
+    *,
+    cpus: float,
+    window_bytes: int,
+    **options: Any,
+) -> Any:
+    """A :class:`Dealer` as an actor that takes no CPU, and processes for its tasks, which import meanwhile.
+
+    Args:
+        cpus, window_bytes: as of :func:`stream_parts`.
+        options: of the actor.
+    """
+    actor = ray.remote(Dealer).options(num_cpus=0, **options)
+    limits = {"cpus": cpus, "window_bytes": window_bytes}
+    dealer = actor.remote(windows, cursor, global_batch, workers, objective, limits)
+    for _ in range(math.ceil(cpus)):
+        ray.remote(_warm_up).options(num_cpus=0, scheduling_strategy="SPREAD").remote()
+    return dealer
+
+
+def _warm_up() -> None:
+    """What a task of the stream imports, half a second's worth."""
+    import raypretrain.tokens.window  # noqa: F401
 
 
 def steps_of_a_deal(global_batch: int, length: int, workers: int = 1) -> int:

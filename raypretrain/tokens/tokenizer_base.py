@@ -28,6 +28,7 @@ class Tokenizer(ABC):
         lossless: whether every text comes back from its ids as it was.
         byte_lengths: int32 [vocabulary], the bytes of UTF-8 that each token stands for, 0 for special ones. Of a
             tokenizer that is not lossless only its name's: see :meth:`token_bytes`.
+        texts: the bytes themselves, by id.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Tokenizer(ABC):
     infill: tuple[int, int, int] | None = None
     lossless: bool = True
     byte_lengths: NDArray[np.int32]
+    texts: list[bytes]
 
     @classmethod
     def load(cls, path: str | Path, specials: Mapping[str, str] | None = None) -> Tokenizer:
@@ -114,6 +116,14 @@ class Tokenizer(ABC):
         ids = self.encode_batch([text])[0]
         return self.byte_lengths[ids].astype(np.int64)
 
+    def joins(self) -> NDArray[np.bool_]:
+        """Whether a word goes on with each token, and whether it may go on after it: bool [2, vocabulary].
+
+        A token belongs to the same word as the one before it where both are so. Words are letters and digits.
+        """
+        begins = [_of_a_word(text[:1]) for text in self.texts]
+        return np.array([begins, [_of_a_word(text[-1:]) for text in self.texts]])
+
     @abstractmethod
     def _encode(self, texts: list[str]) -> list[NDArray[np.int32]]:
         """The ids of texts that are short enough to be encoded in one go."""
@@ -129,6 +139,11 @@ class Tokenizer(ABC):
     def _encode_long(self, text: str) -> Iterator[NDArray[np.int32]]:
         for piece in self._pieces(text):
             yield from self._encode([piece])
+
+
+def _of_a_word(byte: bytes) -> bool:
+    """Whether it is an ASCII letter or digit, or of another script."""
+    return byte.isalnum() or byte >= b"\x80"
 
 
 def _joined(parts: Iterable[NDArray[np.int32]]) -> NDArray[np.int32]:

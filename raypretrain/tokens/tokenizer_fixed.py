@@ -48,6 +48,7 @@ class Bytes(_Fixed):
     def __init__(self) -> None:
         self.names = [*BYTE_SIGNS, "<s>", "</s>", "<pad>", "<mask>"]
         self.byte_lengths = (np.arange(self.vocabulary) < 256).astype(np.int32)
+        self.texts = [bytes([i]) for i in range(256)] + [b""] * 4
 
     def decode(self, ids: Iterable[int]) -> str:
         return bytes([i for i in ids if i < 256]).decode("utf-8", errors="replace")
@@ -92,6 +93,7 @@ class AminoAcids(_Fixed):
             "<mask>",
         ]
         self.byte_lengths = np.array([len(name) == 1 for name in self.names], np.int32)
+        self.texts = [name.encode() if len(name) == 1 else b"" for name in self.names]
         self._ids = np.full(128, self.unk, np.int32)
         for token, name in enumerate(self.names):
             if len(name) == 1:
@@ -102,6 +104,9 @@ class AminoAcids(_Fixed):
 
     def is_special(self, token: int) -> bool:
         return len(self.names[token]) > 1
+
+    def joins(self) -> NDArray[np.bool_]:
+        return np.zeros((2, self.vocabulary), bool)  # each residue is a word
 
     def spans(self, text: str) -> NDArray[np.int64]:
         places = np.arange(len(text), dtype=np.int64)

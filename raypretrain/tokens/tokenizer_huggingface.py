@@ -66,8 +66,8 @@ class HuggingFaceTokenizer(Tokenizer):
         self._special = {token["id"] for token in added if token["special"]}
         self._special |= set() if self.unk is None else {self.unk}
         self.infill = infill_marks({self._names[token]: token for token in self._special})
-        self._texts = texts_of_tokens(self._values, self._names, self._special, self.vocabulary)
-        self.byte_lengths = np.array([len(text) for text in self._texts], np.int32)
+        self.texts = texts_of_tokens(self._values, self._names, self._special, self.vocabulary)
+        self.byte_lengths = np.array([len(text) for text in self.texts], np.int32)
         self.lossless = is_lossless(self._values, names)
         self._refuse_specials_in_text(where)
         self._words = Words(self._encode_word)
@@ -81,7 +81,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def decode(self, ids: Iterable[int]) -> str:
         if self.lossless:
-            texts = self._texts
+            texts = self.texts
             return b"".join([texts[i] for i in ids]).decode("utf-8", errors="replace")
         return str(self._backend.decode([i for i in ids if not self.is_special(i)]))
 
@@ -103,6 +103,13 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def token_bytes(self, text: str) -> NDArray[np.int64]:
         return super().token_bytes(text) if self.lossless else bytes_of_spans(text, self.spans(text))
+
+    def joins(self) -> NDArray[np.bool_]:
+        if not (prefix := self._values["model"].get("continuing_subword_prefix")):
+            return super().joins()
+        names = [self._names.get(token, "") for token in range(self.vocabulary)]
+        goes_on = [name.startswith(prefix) and len(name) > len(prefix) for name in names]
+        return np.array([goes_on, [not self.is_special(token) for token in range(self.vocabulary)]])
 
     def files(self) -> dict[str, bytes]:
         settings = self.special_names() | {"tokenizer_class": "PreTrainedTokenizerFast"}

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from raypretrain.errors import InputError
 from raypretrain.tokens.tokenizer_base import Tokenizer
-from raypretrain.tokens.tokenizer_specials import infill_marks
+from raypretrain.tokens.tokenizer_specials import infill_marks, mask_of
 from raypretrain.tokens.words import SPACE, SPANNING, WORD, Words, parts_of, pieces
 
 MODEL_NAME = "tokenizer.model"
@@ -64,9 +64,10 @@ class SentencePieceTokenizer(Tokenizer):
         self.bos, self.eos = self._special("bos", where), self._special("eos", where)
         self.unk = self._processor.unk_id()
         self.pad = self._processor.pad_id() if self._processor.pad_id() >= 0 else self.eos
-        self.infill = infill_marks({p.piece: i for i, p in enumerate(proto.pieces) if p.type == p.CONTROL})
-        self._texts = _texts_of_pieces(self._processor)
-        self.byte_lengths = np.array([len(text) for text in self._texts], dtype=np.int32)
+        marks = {p.piece: i for i, p in enumerate(proto.pieces) if p.type == p.CONTROL}
+        self.infill, self.mask = infill_marks(marks), mask_of(marks)
+        self.texts = _texts_of_pieces(self._processor)
+        self.byte_lengths = np.array([len(text) for text in self.texts], dtype=np.int32)
         # SentencePiece takes a real U+2581 for a space, and a space that no text of its training had for U+2581.
         self._spaced = self._processor.piece_to_id(SPACE) != self.unk
         alone = _ALONE if self._spaced else f" {_ALONE}"
@@ -83,7 +84,7 @@ class SentencePieceTokenizer(Tokenizer):
         return super().encode_batch(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
-        texts = self._texts
+        texts = self.texts
         text = b"".join([texts[i] for i in ids]).decode("utf-8", errors="replace")
         return text.removeprefix(self.prefix)
 

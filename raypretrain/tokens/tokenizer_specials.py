@@ -25,6 +25,8 @@ _COMMON = {
 }
 INFILL = ("<PRE>", "<SUF>", "<MID>")
 """What a tokenizer trained here calls its marks of a prefix, a suffix and a middle."""
+MASK = "<mask>"
+"""What it calls the token that stands for a hidden one."""
 
 _INFILL = (
     INFILL,
@@ -42,6 +44,11 @@ def infill_marks(tokens: Mapping[str, int]) -> tuple[int, int, int] | None:
         if prefix in tokens and suffix in tokens and middle in tokens:
             return tokens[prefix], tokens[suffix], tokens[middle]
     return None
+
+
+def mask_of(tokens: Mapping[str, int]) -> int | None:
+    """The id of the token among special ones that stands for a hidden one; None without it."""
+    return next((tokens[name] for name in _COMMON["mask"] if name in tokens), None)
 
 
 def find_specials(

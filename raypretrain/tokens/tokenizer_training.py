@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from raypretrain import storage
 from raypretrain.errors import InputError
 from raypretrain.tokens.tokenizer_config import TokenizerConfig
 from raypretrain.tokens.tokenizer_sentencepiece import SentencePieceTokenizer, model_proto
-from raypretrain.tokens.tokenizer_specials import INFILL
 from raypretrain.tokens.words import SPACE
 
 
 def train_tokenizer(
-    texts: Iterator[str], config: TokenizerConfig, path: Path, threads: int, *, infill: bool = False
+    texts: Iterator[str], config: TokenizerConfig, path: Path, threads: int, controls: Sequence[str] = ()
 ) -> SentencePieceTokenizer:
     """Train on ``texts``, write the model to ``path``, and return it. The same texts give the same model.
 
     (Unigram: with the same number of threads, whose sums are added up in another order otherwise.)
 
     Args:
-        infill: whether it gets the marks for infilling.
+        controls: names of special tokens beside those that begin, end and fill: marks for infilling, a mask.
 
     Raises:
         InputError: the texts do not support that many pieces, or need more; says how many. Or nothing is trained
@@ -51,7 +50,7 @@ def train_tokenizer(
             allow_whitespace_only_pieces=True,
             split_digits=True,
             user_defined_symbols=["\n", "\t"],
-            control_symbols=list(INFILL) if infill else [],
+            control_symbols=list(controls),
             unk_id=0,
             bos_id=1,
             eos_id=2,

@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 from raypretrain.models.config import ModelShape
-from raypretrain.tokens.infilling import check_infill
 from raypretrain.tokens.tokenizer import given_tokenizer
 from raypretrain.training.cluster import Sizes, local_resources, size_up
-from raypretrain.training.prepare import list_corpus
+from raypretrain.training.prepare import check_tokenizer, list_corpus
 from raypretrain.training.recipe import PretrainRecipe, run_length
 from raypretrain.training.runfolder import RunFolder
 
@@ -23,7 +22,7 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
     manifest = list_corpus(recipe)
     given = given_tokenizer(recipe.tokenizer)
     if given:
-        check_infill(recipe.sequences.infill, given)
+        check_tokenizer(recipe, given)
     vocabulary = given.vocabulary if given else recipe.tokenizer.vocabulary
     folder = RunFolder(recipe.run.folder)
     if folder.begun():

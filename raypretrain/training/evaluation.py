@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raypretrain.corpus.documents import is_held_out, read_documents
+from raypretrain.tokens.objectives import IGNORED, Causal, Objective, whole_sequences
 from raypretrain.tokens.packing import pack
 from raypretrain.tokens.window import Windows
 
@@ -73,28 +74,44 @@ def held_out_sequences(windows: Windows, most: int) -> HeldOut:
 
 @dataclass(frozen=True)
 class Share:
-    """What of the held-out text one worker evaluates: all workers take part in as many micro-batches (ZeRO 3)."""
+    """What of the held-out text one worker evaluates: all workers take part in as many micro-batches (ZeRO 3).
 
-    batches: list[tuple[NDArray[np.int32], float]]
+    Args:
+        batches: of each micro-batch what the model is given and its targets, int64 [rows, length], and its weight.
+    """
+
+    batches: list[tuple[NDArray[np.int64], NDArray[np.int64], float]]
 
 
-def share_of(held_out: HeldOut, rank: int, world: int, micro_batch: int) -> Share:
-    """Worker ``rank``'s micro-batches, each with its weight: the number of its sequences that count."""
-    rows = held_out.tokens
+def share_of(held_out: HeldOut, objective: Objective, rank: int, world: int, micro_batch: int) -> Share:
+    """Worker ``rank``'s micro-batches, each with its weight: the number of its targets that count."""
+    rows, targets = examples(held_out, objective)
     rounds = math.ceil(len(rows) / (micro_batch * world))
     batches = []
     for i in range(rounds):
         start = (i * world + rank) * micro_batch
-        own = rows[start : start + micro_batch]
+        counts = start < len(rows)
         # Past the end a worker computes something, because the others need it there, and counts nothing.
-        batches.append((own if len(own) else rows[:1], float(len(own))))
+        own = slice(start, start + micro_batch) if counts else slice(1)
+        weight = float((targets[own] != IGNORED).sum()) * counts
+        batches.append((rows[own], targets[own], weight))
     return Share(batches)
 
 
+def examples(held_out: HeldOut, objective: Objective) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What the model is given of the held-out text, and its targets: int64 [sequences, length], always the same."""
+    number = len(held_out.tokens)
+    places = np.zeros((number, 3), np.int64)
+    places[:, 2] = np.arange(number)
+    return objective.held_out().examples(whole_sequences(held_out.tokens), places)
+
+
 def held_out_loss(
-    share: Share, loss: Callable[[NDArray[np.int32]], Tensor], total: Callable[[Tensor], Tensor]
+    share: Share,
+    loss: Callable[[NDArray[np.int64], NDArray[np.int64]], Tensor],
+    total: Callable[[Tensor], Tensor],
 ) -> float:
-    """Mean loss over all workers' held-out sequences, in nats per token.
+    """Mean loss over all workers' held-out targets, in nats.
 
     Args:
         share: of this worker.
@@ -102,13 +119,15 @@ def held_out_loss(
         total: sum of a tensor over all workers.
     """
     sums = torch.zeros(2, dtype=torch.float64)
-    for rows, weight in share.batches:
-        sums += torch.tensor([float(loss(rows)) * weight, weight], dtype=torch.float64)
+    for rows, targets, weight in share.batches:
+        sums += torch.tensor([float(loss(rows, targets)) * weight, weight], dtype=torch.float64)
     sums = total(sums)
     return float(sums[0] / sums[1])
 
 
-def bits_per_byte(nats_per_token: float, held_out: HeldOut) -> float:
-    """The loss by bytes of text instead of tokens: comparable between tokenizers."""
+def bits_per_byte(nats_per_token: float, held_out: HeldOut, objective: Objective) -> float | None:
+    """The loss by bytes of text instead of tokens: comparable between tokenizers. None where not all are predicted."""
+    if not isinstance(objective, Causal):
+        return None
     predicted = held_out.tokens.shape[0] * (held_out.tokens.shape[1] - 1)
     return nats_per_token * predicted / held_out.bytes / math.log(2)

@@ -12,6 +12,7 @@ from raypretrain.errors import RunError
 from raypretrain.models.config import ModelShape
 from raypretrain.models.transformer import CausalLM
 from raypretrain.storage import sha256_file
+from raypretrain.tokens.objectives import Objective
 from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER, Standing
 from raypretrain.training.cluster import Sizes, micro_batch_of
 from raypretrain.training.engine import EngineSettings
@@ -30,7 +31,7 @@ class Job:
         sizes, shape, length: what follows from the recipe and the cluster.
         held_out: sequences for evaluation.
         windows: the stream's, in the object store (in a list, so that Ray does not fetch it for every worker).
-        bos: the token that begins a document.
+        objective: what is learned of the sequences.
         start: where a run without a checkpoint stands; its fingerprints are those that a checkpoint must have.
         pointers: folder of Ray Train's own, for this start.
         board: to the driver.
@@ -44,7 +45,7 @@ class Job:
     length: Length
     held_out: HeldOut
     windows: list[Any]
-    bos: int
+    objective: Objective
     start: Standing
     pointers: str
     board: Any

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raypretrain.tokens.cursor import Cursor, fingerprint_rows, format_fingerprint
+from raypretrain.tokens.objectives import IGNORED, Objective
 from raypretrain.tokens.stream import StepRows
 from raypretrain.training.checkpoint import Standing
 from raypretrain.training.engine import Engine
 from raypretrain.training.evaluation import HeldOut, bits_per_byte, held_out_loss, share_of
 from raypretrain.training.guard import Guard, GuardConfig, Verdict, odd_ones_out
-from raypretrain.training.objective import causal_targets
 from raypretrain.training.recipe import Length, TrainingConfig
 from raypretrain.training.requests import Regroup, Request, agree
 from raypretrain.training.schedule import learning_rate
@@ -26,13 +26,13 @@ from raypretrain.training.schedule import learning_rate
 
 @dataclass(frozen=True)
 class Place:
-    """This worker's place among the workers, and how it computes; ``bos`` is the token that begins a document."""
+    """This worker's place among the workers, how it computes, and what is learned."""
 
     rank: int
     world: int
     micro_batch: int
     device: torch.device
-    bos: int
+    objective: Objective
 
 
 class Hooks(Protocol):
@@ -190,28 +190,28 @@ def micro_batches(rows: StepRows, place: Place) -> Iterator[tuple[Tensor, Tensor
     sequences = rows.sequences
     number = place.world * len(sequences) // place.micro_batch  # of all workers
     for start in range(0, len(sequences), place.micro_batch):
-        part = sequences[start : start + place.micro_batch]
-        predicted = part.predicted(place.bos)
-        targets = int(predicted.sum())
+        part = slice(start, start + place.micro_batch)
+        ids, wanted = place.objective.examples(sequences[part], rows.places[part])
+        targets = int((wanted != IGNORED).sum())
         if not targets:  # all workers have to take part: it predicts something, and counts nothing
-            predicted[0, 1] = True
-        ids = torch.from_numpy(part.tokens.astype(np.int64)).to(place.device, non_blocking=True)
-        wanted = causal_targets(ids, torch.from_numpy(predicted).to(place.device))
-        yield ids, wanted, targets * number / rows.predicted
+            wanted[0, 0] = ids[0, -1]
+        yield *on_device(ids, wanted, place.device), targets * number / rows.predicted
 
 
 def sequence_losses(each: Tensor, rows: StepRows, place: Place, hooks: Hooks) -> list[float]:
     """The mean loss of every sequence of the global batch, in its order; ``each`` as of the engine, of this worker."""
-    targets = torch.from_numpy(rows.sequences.predicted(place.bos).sum(axis=1))
+    targets = torch.from_numpy(place.objective.counts(rows.sequences))
     own = each.cpu().double().sum(dim=1) / targets.clamp(min=1)
     everyone = hooks.gather(own.view(torch.int64)).view(torch.float64)
     return [round(loss, 6) for loss in everyone.flatten().tolist()]
 
 
-def as_batch(rows: NDArray[np.int32], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows without padding, int32 [B, length] → ``(ids, targets)``, int64 [B, length]."""
-    ids = torch.from_numpy(rows.astype(np.int64)).to(device, non_blocking=True)
-    return ids, causal_targets(ids)
+def on_device(
+    ids: NDArray[np.int64], targets: NDArray[np.int64], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The two as tensors, int64 [B, length]."""
+    both = (torch.from_numpy(values).to(device, non_blocking=True) for values in (ids, targets))
+    return next(both), next(both)
 
 
 def evaluate(engine: Engine, held_out: HeldOut, step: int, tokens: int, place: Place, hooks: Hooks) -> None:
@@ -224,14 +224,17 @@ def evaluate(engine: Engine, held_out: HeldOut, step: int, tokens: int, place: P
     def total(sums: Tensor) -> Tensor:
         return hooks.gather(sums.view(torch.int64)).view(torch.float64).sum(dim=0)
 
-    share = share_of(held_out, place.rank, place.world, place.micro_batch)
-    nats = held_out_loss(share, lambda rows: engine.loss(*as_batch(rows, place.device)), total)
+    def loss(ids: NDArray[np.int64], targets: NDArray[np.int64]) -> Tensor:
+        return engine.loss(*on_device(ids, targets, place.device))
+
+    share = share_of(held_out, place.objective, place.rank, place.world, place.micro_batch)
+    nats = held_out_loss(share, loss, total)
     hooks.log_evaluation(
         {
             "step": step,
             "tokens": tokens,
             "held_out_loss": nats,
-            "held_out_bits_per_byte": bits_per_byte(nats, held_out),
+            "held_out_bits_per_byte": bits_per_byte(nats, held_out, place.objective),
             "seconds": time.perf_counter() - begun,
         }
     )

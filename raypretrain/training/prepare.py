@@ -16,6 +16,7 @@ from raypretrain.errors import InputError, RunError
 from raypretrain.storage import write_atomic
 from raypretrain.tokens.infilling import check_infill
 from raypretrain.tokens.mixture import densities, is_weighted
+from raypretrain.tokens.objectives import Objective, make_objective
 from raypretrain.tokens.tokenized import TokenizedWindows, fetch_companions
 from raypretrain.tokens.tokenizer import Tokenizer, given_tokenizer, train_tokenizer
 from raypretrain.tokens.window import Windows
@@ -153,11 +154,11 @@ def make_tokenizer(recipe: PretrainRecipe, manifest: Manifest, folder: RunFolder
     """The run's tokenizer: from its folder, as the recipe names it, or trained on a sample of the corpus."""
     if folder.tokenizer.is_file():
         kept = Tokenizer.load(folder.tokenizer)
-        check_infill(recipe.sequences.infill, kept)
+        check_tokenizer(recipe, kept)
         return kept
     given = given_tokenizer(recipe.tokenizer)
     if given:
-        check_infill(recipe.sequences.infill, given)
+        check_tokenizer(recipe, given)
         if recipe.tokenizer.path and not given.lossless:
             say("note: this tokenizer does not keep every text as it is; bits per byte count the whole text")
         given.save(folder.corpus)
@@ -173,8 +174,27 @@ def make_tokenizer(recipe: PretrainRecipe, manifest: Manifest, folder: RunFolder
         recipe.tokenizer,
         folder.tokenizer,
         os.cpu_count() or 1,
-        infill=recipe.sequences.infill.rate > 0,
+        controls=recipe.marks,
     )
+
+
+def objective_of(recipe: PretrainRecipe, tokenizer: Tokenizer) -> Objective:
+    """What is learned of the sequences.
+
+    Raises:
+        InputError: the tokenizer lacks what that needs.
+    """
+    return make_objective(recipe.objective, recipe.training.mask, tokenizer, recipe.run.seed)
+
+
+def check_tokenizer(recipe: PretrainRecipe, tokenizer: Tokenizer) -> None:
+    """See that the tokenizer has the special tokens that the recipe needs.
+
+    Raises:
+        InputError: it has not.
+    """
+    check_infill(recipe.sequences.infill, tokenizer)
+    objective_of(recipe, tokenizer)
 
 
 def _refuse_too_small(windows: Windows, recipe: PretrainRecipe) -> None:

@@ -197,7 +197,7 @@ def _job(
         length=length,
         held_out=prepared.held_out,
         windows=[ray.put(windows)],
-        bos=windows.tokenizer.bos,
+        objective=objective_of(recipe, windows.tokenizer),
         start=start,
         pointers=str(folder.ray / attempt),
         board=board,

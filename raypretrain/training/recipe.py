@@ -11,7 +11,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from raypretrain.config import Config, Count, Location, resolve_path
 from raypretrain.corpus.sources import CorpusConfig
 from raypretrain.models.config import ModelConfig
+from raypretrain.tokens.objectives import MaskConfig
 from raypretrain.tokens.tokenizer import TokenizerConfig
+from raypretrain.tokens.tokenizer_specials import INFILL, MASK
 from raypretrain.tokens.window import SequencesConfig
 from raypretrain.training.guard import GuardConfig
 from raypretrain.training.schedule import ScheduleConfig
@@ -86,7 +88,10 @@ class EvaluationConfig(Config):
 class TrainingConfig(Config):
     """What is learned, how long, and how."""
 
-    objective: Literal["causal"] = "causal"
+    objective: Literal["causal", "masked"] | None = Field(
+        default=None, description="by default that of the model's family"
+    )
+    mask: MaskConfig = MaskConfig()
     tokens: Count | None = Field(default=None, ge=1, description="tokens to train on; or give steps")
     steps: Count | None = Field(default=None, ge=1)
     global_batch: Count = Field(default=64, ge=1, description="sequences of a step, over all workers")
@@ -169,6 +174,31 @@ class PretrainRecipe(Config):
         elif workers and batch % workers:
             raise ValueError(batch_error(batch, workers))
         return self
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> PretrainRecipe:
+        given, own = self.training.objective, self.objective
+        if given not in (None, own):
+            raise ValueError(
+                f"training.objective: {given} is nothing for model.preset: {self.model.preset}, which learns "
+                f"{own}; leave it out, or take a preset of another family"
+            )
+        if own == "causal" and self.training.mask != MaskConfig():
+            raise ValueError(f"training.mask is for models that learn masked, not for {self.model.preset}")
+        if own == "masked" and self.sequences.infill.rate:
+            raise ValueError("sequences.infill is for models that learn causal; set its rate to 0")
+        return self
+
+    @property
+    def objective(self) -> Literal["causal", "masked"]:
+        """What is learned: the model's family says it."""
+        return self.model.objective
+
+    @property
+    def marks(self) -> list[str]:
+        """Names of the special tokens that a tokenizer trained for this recipe needs."""
+        infill = [*INFILL] if self.sequences.infill.rate else []
+        return infill + [MASK] * (self.objective == "masked")
 
     def in_folder(self, folder: Path) -> PretrainRecipe:
         """The same recipe for a run in another folder."""

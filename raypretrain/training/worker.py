@@ -20,7 +20,7 @@ from torch import Tensor
 
 from raypretrain.errors import RaypretrainError, user_error
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.stream import Dealer, DealtSteps, StepRows, steps_of_a_deal
+from raypretrain.tokens.stream import DealtSteps, StepRows, start_dealer, steps_of_a_deal
 from raypretrain.training.background import Means
 from raypretrain.training.board import Poster
 from raypretrain.training.cadence import Cadence, mean_time_between_failures
@@ -126,7 +126,7 @@ class Worker:
         self._open_logs(self.standing.step)
         self._open_saver()
         self.guard = self._guard()
-        place = Place(self.rank, self.world, job.sizes.micro_batch, self.device, job.bos)
+        place = Place(self.rank, self.world, job.sizes.micro_batch, self.device, job.objective)
         begin, training = self.standing.step, job.recipe.training
         step = train(self.engine, steps, begin, length, training, job.held_out, self.guard, place, self)
         self._phase(f"saving step {step:,}")
@@ -243,14 +243,18 @@ class Worker:
         job = self.job
         dealer = None
         if self.rank == 0:
-            limits = {
-                "cpus": job.sizes.stream_cpus,
-                "window_bytes": job.recipe.sequences.window,
-            }
-            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-            actor = ray.remote(Dealer).options(num_cpus=0, scheduling_strategy=here)
-            batch = job.recipe.training.global_batch
-            dealer = actor.remote(job.windows, cursor, batch, self.world, job.bos, limits)
+            dealer = start_dealer(
+                job.windows,
+                cursor,
+                job.recipe.training.global_batch,
+                self.world,
+                job.objective,
+                cpus=job.sizes.stream_cpus,
+                window_bytes=job.recipe.sequences.window,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(
+                    ray.get_runtime_context().get_node_id(), soft=True
+                ),
+            )
         dealer = broadcast_from_rank_zero(dealer)
         batch, length = job.recipe.training.global_batch, job.recipe.sequences.length
         deal = steps_of_a_deal(batch, length, self.world)

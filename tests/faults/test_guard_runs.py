@@ -23,6 +23,7 @@ from raypretrain.errors import RunError
 from raypretrain.training import worker as product
 from raypretrain.training.checkpoint import committed, read_standing
 from raypretrain.training.events import read_events
+from raypretrain.training.guard import Guard
 from raypretrain.training.pretrain import Outcome, pretrain
 from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.tracing import trace_step
@@ -40,9 +41,16 @@ class Poisoned(product.Worker):
 
     bad: ClassVar[dict[int, str]] = {}
 
+    def _guard(self) -> Guard:
+        self._arm(self.standing.step + 1)  # a start may go on right before a bad step
+        return super()._guard()
+
     def log_step(self, row: dict[str, Any], data: Any) -> None:
         super().log_step(row, data)
-        how = self.bad.get(row["step"] + 1)
+        self._arm(row["step"] + 1)
+
+    def _arm(self, step: int) -> None:
+        how = self.bad.get(step)
         if how and self.rank == 1:
             module = self.engine._engine.module
 

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,9 +24,11 @@ from raypretrain.corpus.manifest import build_manifest
 from raypretrain.corpus.sources import CorpusConfig, SourceConfig
 from raypretrain.tokens import stream
 from raypretrain.tokens.cursor import Cursor, fingerprint_rows
-from raypretrain.tokens.dealing import Batches, Part
-from raypretrain.tokens.stream import Dealer, from_table, steps_of_a_deal, to_table
+from raypretrain.tokens.dealing import Batch, Batches, Part
+from raypretrain.tokens.objectives import IGNORED, MaskConfig, Objective, make_objective
+from raypretrain.tokens.stream import Dealer, StepRows, from_table, steps_of_a_deal, to_table
 from raypretrain.tokens.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from raypretrain.tokens.tokenizer_specials import INFILL, MASK
 from raypretrain.tokens.window import SequencesConfig, Windows
 
 STEPS = 12
@@ -40,6 +43,7 @@ class Case:
     weights: list[float | None]
     packing: str
     infill: float
+    mask: MaskConfig | None  # without one, the next token is learned
     length: int
     window: int
     global_batch: int
@@ -55,12 +59,14 @@ def cases(draw: st.DrawFn) -> Case:
     sources = draw(st.lists(st.tuples(formats, files), min_size=1, max_size=3))
     global_batch = draw(st.sampled_from([4, 6, 12]))
     workers = [w for w in (1, 2, 3, 4, 6, 12) if global_batch % w == 0]
+    units = st.sampled_from(["token", "word", "span"])
     life = st.tuples(st.sampled_from(workers), st.integers(1, 6), st.integers(0, 3))
     return Case(
         shards=sources,
         weights=draw(st.lists(st.one_of(st.none(), st.floats(0.2, 4)), min_size=3, max_size=3)),
         packing=draw(st.sampled_from(["concatenate", "best-fit"])),
         infill=draw(st.sampled_from([0.0, 0.0, 0.5, 1.0])),
+        mask=draw(st.none() | st.builds(MaskConfig, rate=st.floats(0.05, 0.9), unit=units)),
         length=draw(st.sampled_from([8, 13, 32])),
         window=draw(st.sampled_from([1024, 3000, 20_000])),
         global_batch=global_batch,
@@ -105,10 +111,24 @@ def parts(windows: Windows, cursor: Cursor, **limits: Any) -> Iterator[Part]:
             yield from from_table(to_table(part))
 
 
-def undisturbed(windows: Windows, global_batch: int) -> list[int]:
+def objective_of(case: Case, tokenizer: Tokenizer) -> Objective:
+    name = "masked" if case.mask else "causal"
+    return make_objective(name, case.mask or MaskConfig(), tokenizer, case.seed)
+
+
+def learned(objective: Objective, rows: Batch | StepRows, first: int) -> int:
+    """The fingerprint of what the model is given, and of what it is to predict."""
+    inputs, targets = objective.examples(rows.sequences, rows.places)
+    assert ((targets != IGNORED).sum(axis=1) == objective.counts(rows.sequences)).all()
+    seen = np.concatenate([rows.sequences.tokens, inputs, targets], axis=1).astype(np.int32)
+    return fingerprint_rows(seen, first=first)
+
+
+def undisturbed(windows: Windows, case: Case) -> list[int]:
     """The fingerprints of the first steps."""
-    batches = Batches(parts(windows, Cursor()), Cursor(), global_batch)
-    return [fingerprint_rows(batch.sequences.tokens, first=0) for batch in islice(batches, STEPS)]
+    objective = objective_of(case, windows.tokenizer)
+    batches = Batches(parts(windows, Cursor()), Cursor(), case.global_batch)
+    return [learned(objective, batch, first=0) for batch in islice(batches, STEPS)]
 
 
 def disturbed(windows: Windows, case: Case) -> list[int]:
@@ -118,7 +138,8 @@ def disturbed(windows: Windows, case: Case) -> list[int]:
     lives = [*case.lives, (1, STEPS, 0)]
     for workers, steps, since_checkpoint in lives:
         again = pickle.loads(pickle.dumps(windows))  # another process
-        dealer = Dealer([again], cursors[-1], case.global_batch, workers, windows.tokenizer.bos, {})  # type: ignore[list-item]
+        objective = objective_of(case, again.tokenizer)
+        dealer = Dealer([again], cursors[-1], case.global_batch, workers, objective, {})  # type: ignore[list-item]
         steps = min(steps, STEPS - len(found))
         deal = steps_of_a_deal(case.global_batch, case.length)
         first = 0
@@ -127,10 +148,7 @@ def disturbed(windows: Windows, case: Case) -> list[int]:
             shares = [dealer.take(first, number, rank) for rank in range(workers)]
             share = case.global_batch // workers
             for i in range(number):
-                own = [
-                    fingerprint_rows(s[i].sequences.tokens, first=rank * share)
-                    for rank, s in enumerate(shares)
-                ]
+                own = [learned(objective, s[i], first=rank * share) for rank, s in enumerate(shares)]
                 found.append(sum(own) % 2**64)
                 cursors.append(shares[0][i].cursor)
             first += number
@@ -143,7 +161,7 @@ def disturbed(windows: Windows, case: Case) -> list[int]:
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    return train_tokenizer(iter(TEXTS), TokenizerConfig(vocabulary=400), path, 1, infill=True)
+    return train_tokenizer(iter(TEXTS), TokenizerConfig(vocabulary=400), path, 1, controls=[*INFILL, MASK])
 
 
 @pytest.mark.slow
@@ -161,6 +179,6 @@ def test_kills_and_numbers_of_workers_change_no_batch(
     with tempfile.TemporaryDirectory() as folder:
         windows = windows_of(case, Path(folder), tokenizer)
         assume(windows.fills(case.global_batch))
-        wanted = undisturbed(windows, case.global_batch)
+        wanted = undisturbed(windows, case)
         assert len(wanted) == STEPS
         assert disturbed(windows, case) == wanted

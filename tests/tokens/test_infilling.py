@@ -25,6 +25,7 @@ from raypretrain.tokens.infilling import (
     draw_arrangements,
     encode_arranged,
 )
+from raypretrain.tokens.tokenizer_specials import INFILL
 from raypretrain.tokens.tokenizer import Tokenizer, TokenizerConfig, given_tokenizer, train_tokenizer
 from raypretrain.tokens.trace import trace_sequences
 from raypretrain.tokens.window import SequencesConfig, Windows
@@ -36,7 +37,7 @@ MARKS = (101, 102, 103)
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    return train_tokenizer(iter(TEXTS), TokenizerConfig(vocabulary=500), path, 1, infill=True)
+    return train_tokenizer(iter(TEXTS), TokenizerConfig(vocabulary=500), path, 1, controls=INFILL)
 
 
 def split_at_marks(tokenizer: Tokenizer, ids: np.ndarray) -> list[tuple[str, str]]:

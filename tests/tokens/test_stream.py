@@ -15,6 +15,7 @@ from raypretrain.errors import InputError
 from raypretrain.tokens import stream
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealing import Part
+from raypretrain.tokens.objectives import Causal
 from raypretrain.tokens.packing import Sequences
 from raypretrain.tokens.stream import Dealer, DealtSteps, StepRows, from_table, steps_of_a_deal, to_table
 
@@ -57,7 +58,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Parts], None]:
 
 
 def dealer(cursor: Cursor = Cursor(), workers: int = 1) -> Dealer:
-    return Dealer([None], cursor, GLOBAL_BATCH, workers, BOS, {})  # type: ignore[list-item]
+    return Dealer([None], cursor, GLOBAL_BATCH, workers, Causal(BOS), {})  # type: ignore[list-item]
 
 
 def global_order(sequences: int) -> Sequences:

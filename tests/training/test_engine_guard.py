@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 from process_group import leave, start_workers
+from targets import causal_targets
 from test_engine_zero import STAGES, WORKERS, batch, make_engine, rate
-
-from raypretrain.training.objective import causal_targets
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from process_group import leave, start_workers
+from targets import causal_targets
 
 from raypretrain.models.config import ModelConfig, ModelShape
 from raypretrain.models.transformer import CausalLM
-from raypretrain.training.objective import causal_targets
 from raypretrain.training.resize import needs_conversion, scratch_folder, start_conversion
 
 pytestmark = pytest.mark.slow

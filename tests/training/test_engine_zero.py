@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from process_group import leave, start_workers
+from targets import causal_targets
 
 from raypretrain.models.config import ModelConfig, ModelShape
 from raypretrain.models.transformer import CausalLM
-from raypretrain.training.objective import causal_targets
 
 pytestmark = pytest.mark.slow
 

@@ -15,6 +15,7 @@ from real_text import reviews
 from raypretrain.corpus.documents import BadRecord, Document, is_held_out, read_documents
 from raypretrain.corpus.manifest import Fragment, Manifest, build_manifest
 from raypretrain.corpus.sources import CorpusConfig, SourceConfig
+from raypretrain.tokens.objectives import IGNORED, Causal
 from raypretrain.tokens.tokenizer import TokenizerConfig, train_tokenizer
 from raypretrain.tokens.window import SequencesConfig, Windows
 from raypretrain.training import evaluation
@@ -28,6 +29,7 @@ from raypretrain.training.evaluation import (
 )
 
 SHARE = 0.3
+CAUSAL = Causal(bos=1)
 LENGTH = 16
 
 
@@ -49,14 +51,14 @@ def without_held_out(windows: Windows) -> Windows:
     return Windows(windows.manifest, corpus, windows.sequences, windows.tokenizer, windows.seed)
 
 
-def loss(rows: np.ndarray) -> torch.Tensor:
-    """The mean of something that differs from row to row."""
-    return torch.tensor(np.log(rows.astype(np.float64) + 2).mean())
+def loss(rows: np.ndarray, targets: np.ndarray) -> torch.Tensor:
+    """The mean of something that differs from target to target."""
+    return torch.tensor(np.log(targets[targets != IGNORED].astype(np.float64) + 2).mean())
 
 
 def over(workers: int, held_out: HeldOut, micro_batch: int) -> float:
     """The loss as ``workers`` find it together, each of them doing its rounds."""
-    shares = [share_of(held_out, rank, workers, micro_batch) for rank in range(workers)]
+    shares = [share_of(held_out, CAUSAL, rank, workers, micro_batch) for rank in range(workers)]
     assert len({len(share.batches) for share in shares}) == 1, "ZeRO 3 needs everyone in every round"
     sums: list[torch.Tensor] = []
 
@@ -66,7 +68,7 @@ def over(workers: int, held_out: HeldOut, micro_batch: int) -> float:
 
     for share in shares:
         held_out_loss(share, loss, keep)
-    assert float(sum(s[1] for s in sums)) == len(held_out.tokens)
+    assert float(sum(s[1] for s in sums)) == len(held_out.tokens) * (LENGTH - 1)
     return held_out_loss(shares[0], loss, lambda own: torch.stack(sums).sum(0))
 
 
@@ -75,21 +77,22 @@ def over(workers: int, held_out: HeldOut, micro_batch: int) -> float:
 def test_any_number_of_workers_finds_the_mean_over_all_rows(rows: int, micro_batch: int) -> None:
     tokens = np.random.default_rng(rows).integers(0, 1000, (rows, LENGTH)).astype(np.int32)
     held_out = HeldOut(tokens, 1)
-    wanted = float(np.log(tokens.astype(np.float64) + 2).mean())
+    wanted = float(np.log(tokens[:, 1:].astype(np.float64) + 2).mean())
     for workers in (1, 2, 3, 8):
         assert over(workers, held_out, micro_batch) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_no_row_is_evaluated_twice() -> None:
     tokens = np.arange(11 * LENGTH, dtype=np.int32).reshape(11, LENGTH)
-    shares = [share_of(HeldOut(tokens, 1), rank, 2, 4) for rank in range(2)]
-    seen = [row for share in shares for rows, weight in share.batches for row in rows[: int(weight), 0]]
+    shares = [share_of(HeldOut(tokens, 1), CAUSAL, rank, 2, 4) for rank in range(2)]
+    batches = [batch for share in shares for batch in share.batches]
+    seen = [row for rows, _, weight in batches for row in rows[: int(weight) // (LENGTH - 1), 0]]
     assert sorted(seen) == tokens[:, 0].tolist()
 
 
 def test_a_worker_without_rows_computes_and_counts_nothing() -> None:
-    share = share_of(HeldOut(np.full((1, LENGTH), 5, np.int32), 1), rank=1, world=2, micro_batch=4)
-    assert [(rows.shape, weight) for rows, weight in share.batches] == [((1, LENGTH), 0.0)]
+    share = share_of(HeldOut(np.full((1, LENGTH), 5, np.int32), 1), CAUSAL, rank=1, world=2, micro_batch=4)
+    assert [(rows.shape, weight) for rows, _, weight in share.batches] == [((1, LENGTH), 0.0)]
 
 
 def test_held_out_sequences_hold_held_out_documents_alone(windows: Windows) -> None:
@@ -156,9 +159,9 @@ def test_the_bytes_are_those_of_the_predicted_tokens(windows: Windows) -> None:
 def test_bits_per_byte_of_a_model_that_knows_nothing(windows: Windows) -> None:
     """Each of 256 equally likely bytes costs 8 bits, whatever the tokens are."""
     bytes_as_tokens = HeldOut(np.zeros((4, 9), np.int32), bytes=4 * 8)
-    assert bits_per_byte(math.log(256), bytes_as_tokens) == pytest.approx(8)
+    assert bits_per_byte(math.log(256), bytes_as_tokens, CAUSAL) == pytest.approx(8)
     two_bytes_a_token = HeldOut(np.zeros((4, 9), np.int32), bytes=2 * 4 * 8)
-    assert bits_per_byte(math.log(256), two_bytes_a_token) == pytest.approx(4)
+    assert bits_per_byte(math.log(256), two_bytes_a_token, CAUSAL) == pytest.approx(4)
 
 
 def test_saved_and_loaded_it_is_the_same(windows: Windows, tmp_path: Path) -> None:

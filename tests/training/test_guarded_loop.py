@@ -12,6 +12,7 @@ import torch
 
 from raypretrain.errors import RunError
 from raypretrain.tokens.cursor import Cursor
+from raypretrain.tokens.objectives import Causal
 from raypretrain.tokens.packing import Sequences
 from raypretrain.tokens.stream import StepRows
 from raypretrain.training.checkpoint import Standing
@@ -22,7 +23,7 @@ from raypretrain.training.recipe import Length, TrainingConfig
 from raypretrain.training.requests import Request
 
 STEPS, EVERY = 40, 10
-PLACE = Place(0, 1, 2, torch.device("cpu"), bos=1)
+PLACE = Place(0, 1, 2, torch.device("cpu"), Causal(bos=1))
 
 
 @dataclass
@@ -104,7 +105,7 @@ def rows_from(start: int) -> Any:
         begins = np.packbits(np.eye(1, 8, dtype=bool).repeat(2, axis=0), axis=1)
         filled = np.full(2, 8, dtype=np.int32)
         sequences = Sequences(tokens, begins, filled, filled[:, None])
-        yield StepRows(sequences, Cursor(0, 0, 2 * step), [16], 14, [], {})
+        yield StepRows(sequences, np.zeros((len(sequences), 3), np.int64), Cursor(0, 0, 2 * step), [16], 14, [], {})
 
 
 def go(world: World, start: int = 0, **guard: Any) -> World:
