@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from raypretrain.models.config import ModelShape
+from raypretrain.models.decoder_config import DecoderShape
 from raypretrain.models.linear import Linear
 
 LONGEST_BLOCKWISE = 1024
@@ -80,7 +80,7 @@ class Cache:
 class Attention(nn.Module):
     """Causal self-attention with grouped keys and values (arXiv:2305.13245)."""
 
-    def __init__(self, shape: ModelShape, layer: int) -> None:
+    def __init__(self, shape: DecoderShape, layer: int) -> None:
         super().__init__()
         self.layer = layer
         self.head_width = shape.head_width
