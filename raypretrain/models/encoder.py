@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raypretrain.models.attention import Rotary, rotate
+from raypretrain.models.attention import Rotary, bidirectional_attention, rotate
 from raypretrain.models.encoder_config import EncoderShape
 from raypretrain.models.linear import Linear, linear
 from raypretrain.models.loss import IGNORED, linear_cross_entropy
@@ -34,20 +34,18 @@ class LayerNorm(nn.LayerNorm):
 class EncoderAttention(nn.Module):
     """Self-attention to both sides; query, key and value in one matrix."""
 
-    def __init__(self, shape: EncoderShape) -> None:
+    def __init__(self, shape: EncoderShape, layer: int) -> None:
         super().__init__()
+        self.reach = None if shape.is_global(layer) else shape.reach
         self.heads = shape.heads
         self.query_key_value = Linear(shape.width, 3 * shape.width)
         self.output = Linear(shape.width, shape.width)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         parts = self.query_key_value(x).unflatten(-1, (3 * self.heads, -1))
         turned, value = parts.split((2 * self.heads, self.heads), dim=2)
         query, key = rotate(turned, cos, sin).chunk(2, dim=2)
-        mixed = F.scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
-        )
-        return self.output(mixed.transpose(1, 2).flatten(2))
+        return self.output(bidirectional_attention(query, key, value, self.reach).flatten(2))
 
 
 class EncoderFeedForward(nn.Module):
@@ -71,12 +69,12 @@ class EncoderBlock(nn.Module):
         self.is_global = shape.is_global(layer)
         # The embedding has been normalised just before the first layer.
         self.attention_norm = LayerNorm(shape) if layer else nn.Identity()
-        self.attention = EncoderAttention(shape)
+        self.attention = EncoderAttention(shape, layer)
         self.feed_forward_norm = LayerNorm(shape)
         self.feed_forward = EncoderFeedForward(shape)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, mask)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -110,8 +108,8 @@ class Encoder(nn.Module):
         """
         x = self.embedding_norm(self.embedding(ids))
         length = ids.shape[1]
-        everywhere = (*self.global_rotary.tables(0, length, like=x), None)
-        nearby = (*self.local_rotary.tables(0, length, like=x), window_mask(length, self.shape.reach, like=x))
+        everywhere = self.global_rotary.tables(0, length, like=x)
+        nearby = self.local_rotary.tables(0, length, like=x)
         for block in self.blocks:
             x = block(x, *(everywhere if block.is_global else nearby))
         return x
@@ -135,19 +133,6 @@ class Encoder(nn.Module):
             # Drawn in fp32 on the CPU, whatever the weight's own dtype and device.
             drawn, most = torch.empty(weight.shape), CUTOFF * spread
             weight.copy_(nn.init.trunc_normal_(drawn, 0.0, spread, -most, most, generator=generator))
-
-
-def window_mask(length: int, reach: int, like: Tensor) -> Tensor | None:
-    """What is added to the scores of a local layer: 0 where two positions are at most ``reach`` apart, else -inf.
-
-    Returns:
-        [length, length], in the dtype and on the device of ``like``; None where every position sees every one.
-    """
-    if length <= reach + 1:
-        return None
-    places = torch.arange(length, device=like.device)
-    far = (places[:, None] - places).abs() > reach
-    return torch.zeros(length, length, dtype=like.dtype, device=like.device).masked_fill_(far, float("-inf"))
 
 
 class PredictionHead(nn.Module):

@@ -1,13 +1,11 @@
 """The encoder by itself: its loss, what a position sees, its first weights, and the table of families."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.nn import functional as F
 
 from raypretrain.models.config import PRESETS, SHAPES, ModelConfig
-from raypretrain.models.encoder import MaskedLM, window_mask
+from raypretrain.models.encoder import MaskedLM
 from raypretrain.models.families import FAMILIES, build
 from raypretrain.models.transformer import CausalLM
 
@@ -94,27 +92,12 @@ def test_without_a_target_that_counts_the_loss_is_nan():
         assert torch.isnan(model(ids, nothing))
 
 
-@pytest.mark.parametrize("length", [1, 5, 6, 9, 30])
-def test_a_local_layer_sees_positions_within_its_reach(length):
-    mask = window_mask(length, 4, like=torch.zeros(1, dtype=torch.float64))
-    if length <= 5:
-        assert mask is None
-        return
-    seen = [[0.0 if abs(i - j) <= 4 else float("-inf") for j in range(length)] for i in range(length)]
-    assert mask.dtype == torch.float64
-    assert mask.tolist() == seen
-
-
 def test_what_a_position_predicts_depends_on_both_sides_and_in_local_layers_on_near_ones_alone():
-    model = MaskedLM(replace(TINY, layers=2))  # a global layer, then a local one
-    model.load_state_dict({name: w for name, w in _tiny().state_dict().items() if "blocks.2" not in name})
-    ids, _ = _batch(30)
+    model, (ids, _) = _tiny(), _batch(30)
     x = model.embedding_norm(model.embedding(ids)).detach().requires_grad_()
     cos, sin = model.local_rotary.tables(0, 30, like=x)
-    mask = window_mask(30, TINY.reach, like=x)
-    for block, some in ((model.blocks[0], None), (model.blocks[1], mask)):
-        slope = torch.autograd.grad(block(x, cos, sin, some)[0, 15].sum(), x)[0][0].norm(dim=-1)
-        seen = range(30) if some is None else range(11, 20)
+    for block, seen in zip(model.blocks, (range(30), range(11, 20), range(30)), strict=True):
+        slope = torch.autograd.grad(block(x, cos, sin)[0, 15].sum(), x)[0][0].norm(dim=-1)
         assert (slope > 0).nonzero()[:, 0].tolist() == list(seen)
 
 
