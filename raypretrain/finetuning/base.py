@@ -12,7 +12,7 @@ import numpy as np
 
 from raypretrain.config import Config, Location
 from raypretrain.errors import InputError, RecipeError
-from raypretrain.models.config import ModelShape, read_json_object
+from raypretrain.models.config import DecoderShape, read_json_object, read_shape
 from raypretrain.storage import sha256_file
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class BaseModel:
     """What of a base model's folder can be known without reading its weights."""
 
     folder: Path
-    shape: ModelShape
+    shape: DecoderShape
     pad: int
     bos: int | None
     eos: int | None
@@ -86,7 +86,7 @@ def open_base(config: BaseConfig) -> BaseModel:
     values = read_json_object(
         folder / "config.json", "give base.path the folder of a model in Hugging Face's layout"
     )
-    shape = ModelShape.from_huggingface_config(values, str(folder / "config.json"))
+    shape = _decoder_shape(values, where=str(folder / "config.json"))
     tokens = _check_tokenizer(folder, shape)
     pad = _pad(folder, values, tokens)
     return BaseModel(
@@ -94,7 +94,18 @@ def open_base(config: BaseConfig) -> BaseModel:
     )
 
 
-def _check_tokenizer(folder: Path, shape: ModelShape) -> dict[str, int]:
+def _decoder_shape(values: dict[str, Any], where: str) -> DecoderShape:
+    shape = read_shape(values, where)
+    if not isinstance(shape, DecoderShape):
+        raise InputError(
+            f"is an encoder ('{shape.family}'); only decoders can be fine-tuned yet",
+            where=where,
+            fix=f"give base.path a model of type '{DecoderShape.family}'",
+        )
+    return shape
+
+
+def _check_tokenizer(folder: Path, shape: DecoderShape) -> dict[str, int]:
     """The tokenizer's tokens with their ids, if they fit the embedding."""
     from tokenizers import Tokenizer
 

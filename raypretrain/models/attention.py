@@ -1,7 +1,8 @@
-"""Causal self-attention: rotary positions, grouped heads, and a fast form of it for CPUs."""
+"""Self-attention, causal or to both sides: rotary positions, grouped heads, and a fast form of it for CPUs."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -9,11 +10,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from raypretrain.models.config import ModelShape
+from raypretrain.models.decoder_config import DecoderShape
 from raypretrain.models.linear import Linear
 
 LONGEST_BLOCKWISE = 1024
-"""Beyond this length the probabilities kept for the backward pass cost more memory than they save time."""
+"""Where a block of queries spans more keys, the probabilities kept for the backward pass cost more memory than
+they save time."""
 
 BLOCK = 128
 """Queries that are worked on at one time."""
@@ -80,7 +82,7 @@ class Cache:
 class Attention(nn.Module):
     """Causal self-attention with grouped keys and values (arXiv:2305.13245)."""
 
-    def __init__(self, shape: ModelShape, layer: int) -> None:
+    def __init__(self, shape: DecoderShape, layer: int) -> None:
         super().__init__()
         self.layer = layer
         self.head_width = shape.head_width
@@ -111,70 +113,107 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         [B, L, heads, head_width].
     """
     length, positions = query.shape[1], key.shape[1]
-    if query.device.type == "cpu" and 1 < length == positions <= LONGEST_BLOCKWISE:
-        return _BlockwiseAttention.apply(query, key, value)
+    if length == positions and _by_blocks(query, length, 0):
+        return _BlockwiseAttention.apply(query, key, value, length, 0)
     mask = None
     if 1 < length < positions:
         mask = torch.ones(length, positions, dtype=torch.bool, device=query.device).tril(positions - length)
+    return _torchs_attention(query, key, value, mask, causal=length == positions)
+
+
+def bidirectional_attention(query: Tensor, key: Tensor, value: Tensor, reach: int | None = None) -> Tensor:
+    """``softmax(query·key / sqrt(head_width))·value``, each query seeing the keys to both sides.
+
+    Args:
+        query, key, value: [B, L, heads, head_width].
+        reach: how far away, in positions, the keys are at most that a query sees; None sees all.
+
+    Returns:
+        [B, L, heads, head_width].
+    """
+    length = query.shape[1]
+    if reach is None or reach >= length - 1:
+        return _torchs_attention(query, key, value, None, causal=False)
+    if _by_blocks(query, reach, reach):
+        return _BlockwiseAttention.apply(query, key, value, reach, reach)
+    mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril(reach).triu(-reach)
+    return _torchs_attention(query, key, value, mask, causal=False)
+
+
+def _by_blocks(query: Tensor, before: int, after: int) -> bool:
+    length = query.shape[1]
+    return (
+        query.device.type == "cpu" and length > 1 and min(length, before + BLOCK + after) <= LONGEST_BLOCKWISE
+    )
+
+
+def _torchs_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     mixed = F.scaled_dot_product_attention(
         query.transpose(1, 2),
         key.transpose(1, 2),
         value.transpose(1, 2),
         attn_mask=mask,
-        is_causal=length == positions,
+        is_causal=causal,
         enable_gqa=query.shape[2] != key.shape[2],
     )
     return mixed.transpose(1, 2)
 
 
 class _BlockwiseAttention(torch.autograd.Function):
-    """Faster than torch's own kernel on CPUs: large matrix products, and few above the diagonal.
+    """Faster than torch's own kernel on CPUs where keys are hidden: large products, and few with hidden keys.
 
-    Queries are taken block by block. The query heads that share a key are rows of one matrix, so that grouped
-    keys and values are never repeated. Inside, queries are [B·key_value_heads, group·block, head_width].
+    A query at i sees the keys i-before … i+after. Queries are taken block by block. The query heads that share a
+    key are rows of one matrix, so that grouped keys and values are never repeated. Inside, queries are
+    [B·key_value_heads, group·block, head_width].
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, before: int, after: int) -> Tensor:
         keys, values = _heads_first(key), _heads_first(value)
         output = torch.empty_like(query, memory_format=torch.contiguous_format)
         probabilities = []
-        for start, stop in _blocks(query.shape[1]):
+        for start, stop, seen in _blocks(query.shape[1], before, after):
             rows = _rows(query, keys, start, stop) * query.shape[-1] ** -0.5
-            scores = torch.bmm(rows, keys[:, :stop].transpose(1, 2))
-            _hide_future(scores, stop - start)
+            scores = torch.bmm(rows, keys[:, seen].transpose(1, 2))
+            _hide_unseen(scores.unflatten(1, (-1, stop - start)), start - seen.start, before, after)
             weights = torch.softmax(scores, dim=-1)
-            _write_rows(output, torch.bmm(weights, values[:, :stop]), start, stop)
+            _write_rows(output, torch.bmm(weights, values[:, seen]), start, stop)
             probabilities.append(weights)
+        ctx.span = before, after
         ctx.save_for_backward(query, keys, values, *probabilities)
         return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         query, keys, values, *probabilities = ctx.saved_tensors
         query_grad = torch.empty_like(query, memory_format=torch.contiguous_format)
         # Every block adds to these: in fp32 for bf16, so that the sum is rounded once.
         accurate = torch.promote_types(keys.dtype, torch.float32)
         keys_grad, values_grad = (torch.zeros_like(keys, dtype=accurate) for _ in range(2))
         scale = query.shape[-1] ** -0.5
-        for (start, stop), weights in zip(_blocks(query.shape[1]), probabilities, strict=True):
+        blocks = _blocks(query.shape[1], *ctx.span)
+        for (start, stop, seen), weights in zip(blocks, probabilities, strict=True):
             rows, slope = _rows(query, keys, start, stop), _rows(upstream, keys, start, stop)
-            values_grad[:, :stop] += torch.bmm(weights.transpose(1, 2), slope)
-            slope = torch.bmm(slope, values[:, :stop].transpose(1, 2))
+            values_grad[:, seen] += torch.bmm(weights.transpose(1, 2), slope)
+            slope = torch.bmm(slope, values[:, seen].transpose(1, 2))
             slope = torch.ops.aten._softmax_backward_data(slope, weights, -1, weights.dtype)
-            _write_rows(query_grad, torch.bmm(slope, keys[:, :stop]) * scale, start, stop)
-            keys_grad[:, :stop] += torch.bmm(slope.transpose(1, 2), rows * scale)
+            _write_rows(query_grad, torch.bmm(slope, keys[:, seen]) * scale, start, stop)
+            keys_grad[:, seen] += torch.bmm(slope.transpose(1, 2), rows * scale)
         heads = query.shape[0], -1, *keys.shape[1:]
         return (
             query_grad,
             keys_grad.to(keys.dtype).view(heads).transpose(1, 2),
             values_grad.to(keys.dtype).view(heads).transpose(1, 2),
+            None,
+            None,
         )
 
 
-def _blocks(length: int) -> list[tuple[int, int]]:
-    return [(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
+def _blocks(length: int, before: int, after: int) -> list[tuple[int, int, slice]]:
+    """The queries start..stop-1 of each block, and the keys that one of them at least sees."""
+    bounds = [(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
+    return [(start, stop, slice(max(0, start - before), min(length, stop + after))) for start, stop in bounds]
 
 
 def _heads_first(x: Tensor) -> Tensor:
@@ -195,7 +234,16 @@ def _write_rows(x: Tensor, rows: Tensor, start: int, stop: int) -> None:
     x[:, start:stop].unflatten(2, groups.shape[1:3]).copy_(groups.permute(0, 3, 1, 2, 4))
 
 
-def _hide_future(scores: Tensor, block: int) -> None:
-    """Make the scores [·, group·block, positions] of the keys after each query -inf."""
-    future = torch.full((block, block), float("-inf"), dtype=scores.dtype).triu(1)
-    scores.unflatten(1, (-1, block))[..., -block:].add_(future)
+def _hide_unseen(scores: Tensor, start: int, before: int, after: int) -> None:
+    """Make the scores [·, group, block, keys] of the keys that a query does not see -inf.
+
+    Args:
+        start: where among the keys the first query stands.
+    """
+    block, keys = scores.shape[-2:]
+    hidden = functools.partial(torch.full, fill_value=float("-inf"), dtype=scores.dtype)
+    # Only where a block and its keys make a corner: the rest of the scores is not touched.
+    if (late := keys - (start + after)) > 1:
+        scores[..., -late:].add_(hidden((block, late)).triu(1))
+    if (early := start + block - 1 - before) > 0:
+        scores[..., :early].add_(hidden((block, early)).tril(start - before - 1))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raypretrain.errors import InputError
-from raypretrain.models.config import ModelShape
+from raypretrain.models.shape import ModelShape
 from raypretrain.models.transformer import Decoder
 
 Pooling = Literal["mean", "last"]

@@ -18,21 +18,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from raypretrain.errors import InputError
-from raypretrain.models.config import ModelShape, read_json_object
+from raypretrain.models.config import DecoderShape, read_json_object, read_shape
 from raypretrain.models.heads import MEAN_SCALE, SequenceClassifier
 from raypretrain.models.layout import (
+    NAMES,
     check_state,
     expected_shapes,
     from_huggingface_name,
     some,
     to_huggingface_name,
 )
+from raypretrain.models.shape import ModelShape
 
 SHARD_BYTES = 5 * 10**9
 """A safetensors file holds at most this much, unless one weight alone is larger."""
 
 
-def save_causal_lm(
+def save_language_model(
     state: Mapping[str, Tensor],
     shape: ModelShape,
     folder: str | Path,
@@ -42,10 +44,10 @@ def save_causal_lm(
     pad: int | None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a folder that ``transformers.AutoModelForCausalLM`` loads.
+    """Write a folder that ``transformers`` loads, as the shape's ``architecture``.
 
     Args:
-        state: the state dict of a :class:`CausalLM`.
+        state: the state dict of a network that ``families.build`` makes.
         bos, eos, pad: ids of the tokenizer's special tokens.
         dtype: of the weights in the file; None keeps each as it is.
 
@@ -54,11 +56,12 @@ def save_causal_lm(
     """
     check_state(state, shape, where=str(folder))
     config = shape.to_huggingface_config()
-    tensors = {to_huggingface_name(name): weight for name, weight in state.items()}
-    _save(tensors, config, folder, {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}, dtype)
-    # With the prompt's special tokens as trained: a generation stops where a document ends.
-    generation = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
-    _write_json(Path(folder) / "generation_config.json", generation)
+    tensors = {to_huggingface_name(name, shape.family): weight for name, weight in state.items()}
+    special = shape.special_tokens(bos, eos, pad)
+    _save(tensors, config, folder, special, dtype)
+    if shape.objective == "causal":
+        # With the prompt's special tokens as trained: a generation stops where a document ends.
+        _write_json(Path(folder) / "generation_config.json", special)
 
 
 def save_classifier(
@@ -85,7 +88,8 @@ def save_classifier(
         raise InputError(
             f"{len(labels)} labels for {classifier.score.out_features} scores", where=str(folder)
         )
-    shape, state = classifier.shape, dict(classifier.state_dict())
+    shape: DecoderShape = classifier.shape
+    state = dict(classifier.state_dict())
     if classifier.pooling == "mean":
         shape, state = _with_mean_layer(shape, state, where=str(folder))
     config = shape.to_huggingface_config() | {
@@ -93,22 +97,23 @@ def save_classifier(
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
     }
-    tensors = {to_huggingface_name(name): weight for name, weight in state.items()}
-    _save(tensors, config, folder, {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}, dtype)
+    tensors = {to_huggingface_name(name, shape.family): weight for name, weight in state.items()}
+    _save(tensors, config, folder, shape.special_tokens(bos, eos, pad), dtype)
 
 
 def load_base(folder: str | Path) -> tuple[ModelShape, dict[str, Tensor]]:
-    """Read a Llama from a folder in Hugging Face's layout.
+    """Read a model of any family from a folder in Hugging Face's layout.
 
     Returns:
-        Its shape, and its state dict under the names of :class:`CausalLM`, on the CPU, in the file's dtype.
+        Its shape, and its state dict under the names of the network that ``families.build`` makes of it, on the
+        CPU, in the file's dtype.
 
     Raises:
         InputError: no such folder, broken JSON or safetensors, pickled weights only, or weights that do not
             fit the config.
     """
     folder = Path(folder)
-    shape = ModelShape.from_huggingface_config(
+    shape = read_shape(
         read_json_object(folder / "config.json", "give the folder of a model that has one"),
         str(folder / "config.json"),
     )
@@ -128,10 +133,10 @@ def load_base(folder: str | Path) -> tuple[ModelShape, dict[str, Tensor]]:
 
 def _add(state: dict[str, Tensor], name: str, weight: Tensor, shape: ModelShape) -> None:
     """Put a weight into the state under our name; under its own if we know none, for the error message."""
-    if name.endswith("rotary_emb.inv_freq") or (shape.tied and name == "lm_head.weight"):
+    if name.endswith("rotary_emb.inv_freq") or (shape.tied and name == NAMES[shape.family].output):
         return  # derived from the config, or a copy of the embedding: old versions saved them as well
     try:
-        state[from_huggingface_name(name)] = weight
+        state[from_huggingface_name(name, shape.family)] = weight
     except KeyError:
         state[name] = weight
 
@@ -158,8 +163,8 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _with_mean_layer(
-    shape: ModelShape, state: dict[str, Tensor], where: str
-) -> tuple[ModelShape, dict[str, Tensor]]:
+    shape: DecoderShape, state: dict[str, Tensor], where: str
+) -> tuple[DecoderShape, dict[str, Tensor]]:
     """Append the layer whose uniform attention adds ``MEAN_SCALE`` times the mean of the normalised stream.
 
     Its values must be the whole stream, so grouped key-value heads become one for each head, in every layer.

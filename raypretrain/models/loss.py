@@ -23,9 +23,14 @@ IGNORED = -100
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int | None = None, each: Tensor | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    chunk: int | None = None,
+    each: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """The mean of ``cross_entropy(hidden @ weight.T, targets)`` over the targets that are not ``IGNORED``.
+    """The mean of ``cross_entropy(hidden @ weight.T + bias, targets)`` over the targets that are not ``IGNORED``.
 
     Rows whose target does not count cost nothing.
 
@@ -35,15 +40,17 @@ def linear_cross_entropy(
         targets: [N] int64, each in 0..V-1 or ``IGNORED``.
         chunk: rows whose logits exist at one time; None chooses by the vocabulary and the device.
         each: fp32 [N], takes the loss of every row whose target counts.
+        bias: [V], of the same dtype; None adds nothing.
 
     Returns:
         A scalar, in fp32 (fp64 for fp64 inputs); NaN if no target counts, as torch's own. It can be
         differentiated once, not twice.
     """
     chunks = _counting_rows(targets).split(chunk or _chunk_rows(weight))
-    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        return _LinearCrossEntropy.apply(hidden, weight, targets, chunks, each)
-    losses = torch.cat([_losses(hidden[rows], weight, targets[rows]) for rows in chunks])
+    learned = (hidden, weight) if bias is None else (hidden, weight, bias)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned):
+        return _LinearCrossEntropy.apply(hidden, weight, bias, targets, chunks, each)
+    losses = torch.cat([_losses(hidden[rows], weight, bias, targets[rows]) for rows in chunks])
     _write_each(each, losses, chunks)
     return losses.mean()
 
@@ -77,6 +84,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         targets: Tensor,
         chunks: tuple[Tensor, ...],
         each: Tensor | None,
@@ -84,15 +92,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses = []
         hidden_grad = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         weight_grad = None
+        bias_grad = None
+        if bias is not None and ctx.needs_input_grad[2]:
+            bias_grad = torch.zeros_like(bias, dtype=_accurate(bias.dtype))
         for rows in chunks:
             part = hidden[rows]
-            loss, slope = _losses_and_slope(part, weight, targets[rows])
+            loss, slope = _losses_and_slope(part, weight, bias, targets[rows])
             losses.append(loss)
             if hidden_grad is not None:
                 hidden_grad[rows] = product(slope, weight)
             if ctx.needs_input_grad[1]:
                 weight_grad = _add_product(weight_grad, slope.T, part)
-        ctx.save_for_backward(hidden_grad, None if weight_grad is None else weight_grad.to(weight.dtype))
+            if bias_grad is not None:
+                bias_grad += slope.sum(0, dtype=bias_grad.dtype)
+        gradients = (hidden_grad, weight_grad, bias_grad)
+        ctx.save_for_backward(*(None if g is None else g.to(hidden.dtype) for g in gradients))
         ctx.count = sum(map(len, chunks))
         _write_each(each, torch.cat(losses), chunks)
         return torch.cat(losses).mean()
@@ -104,15 +118,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *(None if g is None else g * scale for g in ctx.saved_tensors), None, None, None
 
 
-def _losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    logits = product(hidden, weight.T)
+    return logits if bias is None else logits.add_(bias)
+
+
+def _losses(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """The loss of every row of ``hidden`` [n, D], in the accurate dtype."""
-    logits = product(hidden, weight.T).to(_accurate(hidden.dtype))
+    logits = _logits(hidden, weight, bias).to(_accurate(hidden.dtype))
     return F.cross_entropy(logits, targets, reduction="none")
 
 
-def _losses_and_slope(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _losses_and_slope(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> tuple[Tensor, Tensor]:
     """The loss of every row of ``hidden`` [n, D], and its gradient for the logits [n, V]."""
-    slope = torch.softmax(product(hidden, weight.T), dim=-1)
+    slope = torch.softmax(_logits(hidden, weight, bias), dim=-1)
     # Not scatter_ or scatter_add_, which copy the whole tensor for bf16 on a CPU.
     places = torch.arange(len(targets), device=targets.device), targets
     likelihoods = slope[places]
@@ -121,7 +142,7 @@ def _losses_and_slope(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[
     # A probability that is too small for its dtype leaves no loss; the logits do.
     lost = (losses > -math.log(torch.finfo(hidden.dtype).tiny) - 1).nonzero()[:, 0]
     if len(lost):
-        losses[lost] = _losses(hidden[lost], weight, targets[lost])
+        losses[lost] = _losses(hidden[lost], weight, bias, targets[lost])
     return losses, slope
 
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raypretrain.models.attention import Attention, Cache, Rotary
-from raypretrain.models.config import ModelShape
+from raypretrain.models.decoder_config import DecoderShape
 from raypretrain.models.linear import Linear, linear
 from raypretrain.models.loss import linear_cross_entropy
+from raypretrain.models.shape import ModelShape
 
 
 class RMSNorm(nn.Module):
@@ -34,7 +35,7 @@ class RMSNorm(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU (arXiv:2002.05202)."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: DecoderShape) -> None:
         super().__init__()
         self.gate = Linear(shape.width, shape.feed_forward)
         self.up = Linear(shape.width, shape.feed_forward)
@@ -47,7 +48,7 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each on the normalised stream and added to it."""
 
-    def __init__(self, shape: ModelShape, layer: int) -> None:
+    def __init__(self, shape: DecoderShape, layer: int) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(shape.width, shape.norm_eps)
         self.attention = Attention(shape, layer)
@@ -60,10 +61,16 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, layers and final norm: what the language model and the classifiers share."""
+    """Embedding, layers and final norm: what the language model and the classifiers share.
+
+    Raises:
+        TypeError: the shape is of another family.
+    """
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
+        if not isinstance(shape, DecoderShape):
+            raise TypeError(f"a decoder cannot have the shape of a {shape.family}")
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.layers))

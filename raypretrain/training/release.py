@@ -9,7 +9,7 @@ from typing import Any
 
 from raypretrain import storage
 from raypretrain.errors import RunError
-from raypretrain.models.huggingface import save_causal_lm
+from raypretrain.models.huggingface import save_language_model
 from raypretrain.tokens.export import save_huggingface_tokenizer
 from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.training import checkpoint
@@ -57,7 +57,7 @@ def _export(folder: RunFolder, to: Path, say: Any) -> int:
     state = consolidated_state(newest, standing.zero)
     storage.check_writable(to)
     to.mkdir(parents=True, exist_ok=True)
-    save_causal_lm(state, shape, to, bos=tokenizer.bos, eos=tokenizer.eos, pad=tokenizer.pad)
+    save_language_model(state, shape, to, bos=tokenizer.bos, eos=tokenizer.eos, pad=tokenizer.pad)
     save_huggingface_tokenizer(tokenizer, to)
     return standing.step
 

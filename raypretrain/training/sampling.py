@@ -18,15 +18,22 @@ def sample(
         folder: a released model: config.json, safetensors, tokenizer.json.
 
     Raises:
-        InputError: it is no such folder.
+        InputError: it is no such folder, or the model is an encoder.
     """
     from tokenizers import Tokenizer
 
+    from raypretrain.models.config import DecoderShape
     from raypretrain.models.huggingface import load_base
     from raypretrain.models.sample import generate
     from raypretrain.models.transformer import CausalLM
 
     shape, state = load_base(folder)
+    if not isinstance(shape, DecoderShape):
+        raise InputError(
+            f"is an encoder ('{shape.family}'), which fills gaps in a text but continues none",
+            where=str(folder / "config.json"),
+            fix=f"give a model of type '{DecoderShape.family}'",
+        )
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise InputError(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from raypretrain.errors import InputError
 from raypretrain.finetuning.base import BaseConfig, open_base, pack, unpack
 from raypretrain.finetuning.finetune import finetune
+from raypretrain.models.config import ModelConfig
 
 
 @pytest.fixture
@@ -49,6 +50,17 @@ def test_a_folder_that_is_no_model_is_one_line(base, tmp_path, spoiled):
     _fails(tmp_path / "nowhere", "there is no such folder; give base.path a released model")
     _fails(tmp_path, "config.json: there is no such file")
     _fails(spoiled("tokenizer.json"), "tokenizer.json: there is no such file")
+
+
+def test_an_encoder_is_refused_in_one_line(spoiled):
+    folder = spoiled()
+    shape = ModelConfig(preset="modernbert-1m").shape(600, 64)
+    (folder / "config.json").write_text(json.dumps(shape.to_huggingface_config()))
+    _fails(
+        folder,
+        f"{folder}/config.json: is an encoder ('modernbert'); only decoders can be fine-tuned yet; "
+        "give base.path a model of type 'llama'",
+    )
 
 
 def test_a_broken_config_or_tokenizer_is_named(spoiled):

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from raypretrain.models import attention
-from raypretrain.models.attention import Cache, Rotary, causal_attention, rotate
+from raypretrain.models.attention import Cache, Rotary, bidirectional_attention, causal_attention, rotate
 
 
 def _inputs(length: int, heads: int, key_value_heads: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -33,6 +33,44 @@ def test_blockwise_attention_and_its_gradients_are_torchs(length, heads, key_val
     gradients = [torch.autograd.grad(out, inputs, upstream) for out in (ours, theirs)]
     for mine, reference in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-11)
+
+
+def _seen_within(query, key, value, reach):
+    places = torch.arange(query.shape[1])
+    near = (places[:, None] - places).abs() <= reach
+    heads_first = (x.transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(*heads_first, attn_mask=near).transpose(1, 2)
+
+
+@pytest.mark.parametrize("reach", [1, 5, 16, 20, 40])
+@pytest.mark.parametrize("length", [1, 2, 6, 16, 17, 41, 42, 50, 64])
+@pytest.mark.parametrize("longest", [0, 1024])
+def test_attention_within_reach_and_its_gradients_are_torchs(length, reach, longest, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", 16)
+    monkeypatch.setattr(attention, "LONGEST_BLOCKWISE", longest)
+    inputs = _inputs(length, 2, 2, torch.float64)
+    ours, theirs = bidirectional_attention(*inputs, reach), _seen_within(*inputs, reach)
+    by_blocks = type(ours.grad_fn).__name__ == "_BlockwiseAttentionBackward"
+    assert by_blocks == (longest > 0 and length > reach + 1)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=ours.dtype)
+    gradients = [torch.autograd.grad(out, inputs, upstream) for out in (ours, theirs)]
+    for mine, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-11)
+
+
+def test_attention_without_a_limit_sees_all():
+    inputs = _inputs(40, 2, 2, torch.float64)
+    torch.testing.assert_close(bidirectional_attention(*inputs), _seen_within(*inputs, 39))
+
+
+def test_a_window_is_taken_by_blocks_however_long_the_sequence_is(monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", 16)
+    monkeypatch.setattr(attention, "LONGEST_BLOCKWISE", 32)
+    inputs = _inputs(100, 2, 2, torch.float32)
+    for reach, blocks in ((8, True), (9, False)):  # a block of queries spans 32 keys, or 34
+        found = type(bidirectional_attention(*inputs, reach).grad_fn).__name__
+        assert (found == "_BlockwiseAttentionBackward") == blocks
 
 
 def test_in_bf16_blockwise_attention_errs_by_few_roundings():

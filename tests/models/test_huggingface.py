@@ -11,7 +11,7 @@ from raypretrain.errors import InputError
 from raypretrain.models import huggingface
 from raypretrain.models.config import ModelConfig
 from raypretrain.models.heads import SequenceClassifier
-from raypretrain.models.huggingface import load_base, save_causal_lm, save_classifier
+from raypretrain.models.huggingface import load_base, save_classifier, save_language_model
 from raypretrain.models.transformer import CausalLM
 
 SHAPE = ModelConfig(preset="llama-1m", width=32, layers=2, heads=4, feed_forward=48).shape(100, 16)
@@ -26,7 +26,7 @@ def model() -> CausalLM:
 
 @pytest.fixture
 def folder(model, tmp_path):
-    save_causal_lm(model.state_dict(), SHAPE, tmp_path, bos=1, eos=2, pad=3)
+    save_language_model(model.state_dict(), SHAPE, tmp_path, bos=1, eos=2, pad=3)
     return tmp_path
 
 
@@ -50,7 +50,7 @@ def test_only_finished_files_are_left(folder):
 
 def test_a_large_model_is_written_in_shards_that_transformers_and_we_read(model, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface, "SHARD_BYTES", 20_000)
-    save_causal_lm(model.state_dict(), SHAPE, tmp_path, bos=1, eos=2, pad=3)
+    save_language_model(model.state_dict(), SHAPE, tmp_path, bos=1, eos=2, pad=3)
     files = sorted(path for path in tmp_path.glob("*.safetensors"))
     assert len(files) > 2
     assert all(path.stat().st_size < 25_000 for path in files)
@@ -63,7 +63,7 @@ def test_a_large_model_is_written_in_shards_that_transformers_and_we_read(model,
 
 def test_a_missing_shard_is_named(model, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface, "SHARD_BYTES", 20_000)
-    save_causal_lm(model.state_dict(), SHAPE, tmp_path, bos=1, eos=2, pad=3)
+    save_language_model(model.state_dict(), SHAPE, tmp_path, bos=1, eos=2, pad=3)
     lost = sorted(tmp_path.glob("*.safetensors"))[1]
     lost.unlink()
     assert _refusal(tmp_path).startswith(f"{lost}: ")
@@ -120,7 +120,7 @@ def test_a_state_that_does_not_fit_is_not_written(model, tmp_path):
     state = model.state_dict()
     del state["norm.weight"]
     with pytest.raises(InputError, match=r"lacks norm\.weight"):
-        save_causal_lm(state, SHAPE, tmp_path / "new", bos=1, eos=2, pad=3)
+        save_language_model(state, SHAPE, tmp_path / "new", bos=1, eos=2, pad=3)
     assert not (tmp_path / "new").exists()
 
 

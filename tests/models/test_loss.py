@@ -85,3 +85,40 @@ def test_a_frozen_weight_gets_no_gradient():
     linear_cross_entropy(hidden, weight.detach(), targets, 8).backward()
     reference = torch.autograd.grad(F.cross_entropy(F.linear(hidden, weight), targets), hidden)[0]
     torch.testing.assert_close(hidden.grad, reference)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+@pytest.mark.parametrize("rows", [1, 7, 33])
+def test_a_bias_is_part_of_the_loss_and_learns(rows, chunk):
+    hidden, weight, targets = _inputs(rows, 8, 50, torch.float64)
+    targets[-1] = 3
+    bias = torch.randn(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    inputs = (hidden, weight, bias)
+    ours = linear_cross_entropy(hidden, weight, targets, chunk, bias=bias)
+    theirs = F.cross_entropy(F.linear(*inputs), targets, ignore_index=IGNORED)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
+    gradients = [torch.autograd.grad(loss * 1.7, inputs) for loss in (ours, theirs)]
+    for mine, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-12, atol=1e-13)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_cross_entropy(hidden, weight, targets, chunk, bias=bias), theirs)
+
+
+def test_a_bias_that_alone_learns_gets_its_gradient():
+    hidden, weight, targets = (x.detach() for x in _inputs(20, 8, 50, torch.float32))
+    bias = torch.zeros(50, requires_grad=True)
+    linear_cross_entropy(hidden, weight, targets, 8, bias=bias).backward()
+    reference = torch.autograd.grad(F.cross_entropy(F.linear(hidden, weight, bias), targets), bias)[0]
+    torch.testing.assert_close(bias.grad, reference)
+
+
+def test_in_bf16_a_biass_gradient_is_summed_in_fp32():
+    """A column of the slope holds thousands of small numbers: summed in bf16, the last ones would be lost."""
+    hidden, weight, targets = _inputs(4096, 8, 20, torch.bfloat16)
+    bias = torch.zeros(20, dtype=torch.bfloat16, requires_grad=True)
+    linear_cross_entropy(hidden, weight, targets, 256, bias=bias).backward()
+    exact = [x.detach().double() for x in (hidden, weight)]
+    truth_bias = torch.zeros(20, dtype=torch.float64, requires_grad=True)
+    F.cross_entropy(F.linear(*exact, truth_bias), targets, ignore_index=IGNORED).backward()
+    assert bias.grad.dtype == torch.bfloat16
+    assert (bias.grad.double() - truth_bias.grad).norm() < 2**-8 * truth_bias.grad.norm()

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from raypretrain.config import validate
 from raypretrain.errors import InputError, RecipeError
-from raypretrain.models.config import PRESETS, ModelConfig, ModelShape
+from raypretrain.models.config import PRESETS, DecoderShape, ModelConfig
 from raypretrain.models.transformer import CausalLM
 
 
@@ -93,7 +93,7 @@ def test_an_impossible_shape_gets_one_line(values, message, tmp_path):
 def test_a_shape_survives_transformers_config(preset, tmp_path):
     shape = ModelConfig(preset=preset, initializer_range=0.03).shape(1000, 256)
     theirs = LlamaConfig(**shape.to_huggingface_config())
-    assert ModelShape.from_huggingface_config(theirs.to_dict(), "config.json") == shape
+    assert DecoderShape.from_huggingface_config(theirs.to_dict(), "config.json") == shape
 
 
 def test_the_config_of_an_older_transformers_is_understood():
@@ -108,7 +108,7 @@ def test_the_config_of_an_older_transformers_is_understood():
         "rope_scaling": None,
         "rms_norm_eps": 1e-6,
     }
-    shape = ModelShape.from_huggingface_config(values, "config.json")
+    shape = DecoderShape.from_huggingface_config(values, "config.json")
     assert (shape.key_value_heads, shape.head_width, shape.rope_theta, shape.tied) == (4, 16, 500000.0, False)
     assert shape.parameters == LlamaForCausalLM(LlamaConfig(**values)).num_parameters()
 
@@ -129,7 +129,7 @@ def test_the_config_of_an_older_transformers_is_understood():
 def test_a_config_that_would_compute_something_else_is_refused(change, message):
     values = ModelConfig().shape(100, 64).to_huggingface_config() | change
     with pytest.raises(InputError, match=message) as caught:
-        ModelShape.from_huggingface_config(values, "base/config.json")
+        DecoderShape.from_huggingface_config(values, "base/config.json")
     assert str(caught.value).startswith("base/config.json: ")
 
 
@@ -137,4 +137,4 @@ def test_a_missing_key_is_named():
     values = ModelConfig().shape(100, 64).to_huggingface_config()
     del values["intermediate_size"]
     with pytest.raises(InputError, match="'intermediate_size' is missing"):
-        ModelShape.from_huggingface_config(values, "config.json")
+        DecoderShape.from_huggingface_config(values, "config.json")

@@ -5,9 +5,13 @@ import math
 import pytest
 import torch
 
+from raypretrain.errors import InputError
 from raypretrain.models.config import ModelConfig
+from raypretrain.models.families import build
+from raypretrain.models.huggingface import save_language_model
 from raypretrain.models.sample import generate
 from raypretrain.models.transformer import CausalLM
+from raypretrain.training.sampling import sample
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +81,12 @@ def test_draws_follow_the_models_probabilities(model):
 def test_an_empty_prompt_is_refused(model):
     with pytest.raises(ValueError, match="at least one token"):
         generate(model, [], 5)
+
+
+def test_an_encoder_continues_no_text(tmp_path):
+    shape = ModelConfig(preset="modernbert-1m", width=32, layers=1, heads=2, feed_forward=32).shape(60, 40)
+    encoder = build(shape)
+    save_language_model(encoder.state_dict(), shape, tmp_path, bos=1, eos=2, pad=3)
+    with pytest.raises(InputError, match=r"is an encoder .*give a model of type 'llama'") as caught:
+        sample(tmp_path, "a prompt", 5, 1.0, 0.9, seeds=[1])
+    assert str(caught.value).startswith(f"{tmp_path}/config.json: ")

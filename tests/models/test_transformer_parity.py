@@ -14,7 +14,7 @@ from transformers import (
 
 from raypretrain.models.config import ModelConfig, ModelShape
 from raypretrain.models.heads import SequenceClassifier
-from raypretrain.models.huggingface import load_base, save_causal_lm, save_classifier
+from raypretrain.models.huggingface import load_base, save_classifier, save_language_model
 from raypretrain.models.transformer import CausalLM
 
 PAD = 3
@@ -50,7 +50,7 @@ def _ids(shape: ModelShape, batch: int = 3, length: int = 40) -> torch.Tensor:
 
 def test_the_exported_model_gives_the_same_logits(shape, tmp_path):
     model = _spread(CausalLM(shape))
-    save_causal_lm(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
+    save_language_model(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert isinstance(theirs, LlamaForCausalLM)
     assert theirs.num_parameters() == shape.parameters
@@ -74,7 +74,7 @@ def test_a_model_from_transformers_gives_the_same_logits_here(shape, tmp_path):
 
 def test_loss_and_gradients_are_those_of_transformers(shape, tmp_path):
     model = _spread(CausalLM(shape))
-    save_causal_lm(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
+    save_language_model(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = _ids(shape)
     loss = model(ids[:, :-1], ids[:, 1:])
@@ -94,7 +94,7 @@ def test_loss_and_gradients_are_those_of_transformers(shape, tmp_path):
 
 def test_a_round_trip_changes_no_bit(shape, tmp_path):
     model = _spread(CausalLM(shape))
-    save_causal_lm(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
+    save_language_model(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
     found, state = load_base(tmp_path)
     assert found == shape
     assert state.keys() == model.state_dict().keys()
@@ -104,7 +104,7 @@ def test_a_round_trip_changes_no_bit(shape, tmp_path):
 def test_in_bf16_both_round_alike(tmp_path):
     shape = SHAPES["grouped-tied"]
     model = _spread(CausalLM(shape)).bfloat16()
-    save_causal_lm(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
+    save_language_model(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert theirs.dtype == torch.bfloat16
     exact = CausalLM(shape)
@@ -120,7 +120,7 @@ def test_in_bf16_both_round_alike(tmp_path):
 
 def test_dtype_converts_the_exported_weights(tmp_path):
     shape = SHAPES["full-tied"]
-    save_causal_lm(
+    save_language_model(
         _spread(CausalLM(shape)).state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD, dtype=torch.bfloat16
     )
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"

@@ -19,7 +19,7 @@ from raypretrain.errors import InputError
 from raypretrain.finetuning.base import BaseConfig, open_base
 from raypretrain.finetuning.encode import Encoder
 from raypretrain.models.config import ModelConfig
-from raypretrain.models.huggingface import save_causal_lm
+from raypretrain.models.huggingface import save_language_model
 from raypretrain.models.transformer import CausalLM
 from raypretrain.tokens.export import save_huggingface_tokenizer
 from raypretrain.tokens.tokenizer import Tokenizer
@@ -46,7 +46,7 @@ def released(
     model = CausalLM(shape)
     model.init_weights(seed=3)
     marks = {"bos": tokenizer.bos, "eos": tokenizer.eos, "pad": tokenizer.pad}
-    save_causal_lm(model.state_dict(), shape, folder, **marks)
+    save_language_model(model.state_dict(), shape, folder, **marks)
     save_huggingface_tokenizer(tokenizer, folder, max_length=64)
     return tokenizer, folder
 

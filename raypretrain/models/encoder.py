@@ -1,0 +1,191 @@
+"""The encoder: attention to both sides, in most layers to near positions alone, as in ModernBERT.
+
+The paper is arXiv:2412.13663. Every matrix has the orientation, and the fused ones have the order of parts, of
+Hugging Face's ``ModernBertForMaskedLM``, so that weights go there and back by renaming alone
+(``huggingface.py``). Dropout, which it has for fine-tuning, is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raypretrain.models.attention import Rotary, bidirectional_attention, rotate
+from raypretrain.models.encoder_config import EncoderShape
+from raypretrain.models.linear import Linear, linear
+from raypretrain.models.loss import IGNORED, linear_cross_entropy
+from raypretrain.models.shape import ModelShape
+
+CUTOFF = 2.0
+"""Initial weights are drawn anew beyond so many standard deviations: ``initializer_cutoff_factor``."""
+
+
+class LayerNorm(nn.LayerNorm):
+    """``(x - mean) / std · weight`` over the last dimension (arXiv:1607.06450), without a bias."""
+
+    def __init__(self, shape: EncoderShape) -> None:
+        super().__init__(shape.width, eps=shape.norm_eps, bias=False)
+
+
+class EncoderAttention(nn.Module):
+    """Self-attention to both sides; query, key and value in one matrix."""
+
+    def __init__(self, shape: EncoderShape, layer: int) -> None:
+        super().__init__()
+        self.reach = None if shape.is_global(layer) else shape.reach
+        self.heads = shape.heads
+        self.query_key_value = Linear(shape.width, 3 * shape.width)
+        self.output = Linear(shape.width, shape.width)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        parts = self.query_key_value(x).unflatten(-1, (3 * self.heads, -1))
+        turned, value = parts.split((2 * self.heads, self.heads), dim=2)
+        query, key = rotate(turned, cos, sin).chunk(2, dim=2)
+        return self.output(bidirectional_attention(query, key, value, self.reach).flatten(2))
+
+
+class EncoderFeedForward(nn.Module):
+    """GeGLU (arXiv:2002.05202) with the exact gelu; the gate and what it lets through in one matrix."""
+
+    def __init__(self, shape: EncoderShape) -> None:
+        super().__init__()
+        self.gate_up = Linear(shape.width, 2 * shape.feed_forward)
+        self.down = Linear(shape.feed_forward, shape.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.gelu(gate) * up)
+
+
+class EncoderBlock(nn.Module):
+    """One layer: attention, then feed-forward, each on the normalised stream and added to it."""
+
+    def __init__(self, shape: EncoderShape, layer: int) -> None:
+        super().__init__()
+        self.is_global = shape.is_global(layer)
+        # The embedding has been normalised just before the first layer.
+        self.attention_norm = LayerNorm(shape) if layer else nn.Identity()
+        self.attention = EncoderAttention(shape, layer)
+        self.feed_forward_norm = LayerNorm(shape)
+        self.feed_forward = EncoderFeedForward(shape)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class Encoder(nn.Module):
+    """Embedding, layers and final norm.
+
+    Raises:
+        TypeError: the shape is of another family.
+    """
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        if not isinstance(shape, EncoderShape):
+            raise TypeError(f"an encoder cannot have the shape of a {shape.family}")
+        self.shape = shape
+        self.embedding = nn.Embedding(shape.vocabulary, shape.width)
+        self.embedding_norm = LayerNorm(shape)
+        self.blocks = nn.ModuleList(EncoderBlock(shape, layer) for layer in range(shape.layers))
+        self.norm = LayerNorm(shape)
+        self.global_rotary = Rotary(shape.head_width, shape.global_rope_theta)
+        self.local_rotary = Rotary(shape.head_width, shape.local_rope_theta)
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """The residual stream before the final norm.
+
+        Args:
+            ids: [B, L] int64, without padding: every position is seen.
+
+        Returns:
+            [B, L, width], in the dtype of the weights.
+        """
+        x = self.embedding_norm(self.embedding(ids))
+        length = ids.shape[1]
+        everywhere = self.global_rotary.tables(0, length, like=x)
+        nearby = self.local_rotary.tables(0, length, like=x)
+        for block in self.blocks:
+            x = block(x, *(everywhere if block.is_global else nearby))
+        return x
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Set every weight; the same seed gives the same weights on every machine.
+
+        As ``ModernBertPreTrainedModel._init_weights`` of transformers 5: matrices are normal with the shape's
+        ``initializer_range``, cut off at ``CUTOFF`` of it; those that write into the residual stream, and the
+        head's, are scaled by 1/sqrt(2·layers). Norms are 1, the bias is 0.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in self.named_parameters():
+            if weight.ndim == 1:
+                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+                continue
+            spread = self.shape.initializer_range
+            if name.endswith(("attention.output.weight", "feed_forward.down.weight", "head.dense.weight")):
+                spread /= math.sqrt(2 * self.shape.layers)
+            # Drawn in fp32 on the CPU, whatever the weight's own dtype and device.
+            drawn, most = torch.empty(weight.shape), CUTOFF * spread
+            weight.copy_(nn.init.trunc_normal_(drawn, 0.0, spread, -most, most, generator=generator))
+
+
+class PredictionHead(nn.Module):
+    """What stands between the encoder and the output matrix: dense, gelu, norm."""
+
+    def __init__(self, shape: EncoderShape) -> None:
+        super().__init__()
+        self.dense = Linear(shape.width, shape.width)
+        self.norm = LayerNorm(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(F.gelu(self.dense(x)))
+
+
+class MaskedLM(Encoder):
+    """The language model: predicts the tokens that are hidden from it.
+
+    Its output matrix is the embedding; ``bias`` [vocabulary] is added to the logits.
+    """
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__(shape)
+        self.head = PredictionHead(self.shape)
+        self.bias = nn.Parameter(torch.zeros(shape.vocabulary))
+
+    @overload
+    def forward(self, ids: Tensor) -> Tensor: ...
+
+    @overload
+    def forward(self, ids: Tensor, targets: Tensor, each: Tensor | None = None) -> Tensor: ...
+
+    def forward(self, ids: Tensor, targets: Tensor | None = None, each: Tensor | None = None) -> Tensor:
+        """Logits, or with targets the loss; then only the positions that have one pass the head.
+
+        Args:
+            ids: [B, L] int64.
+            targets: [B, L] int64, the true token at each position that is to be predicted, else -100.
+            each: [B, L] fp32, contiguous; takes the loss of every target that counts.
+
+        Returns:
+            The logits [B, L, vocabulary], or with targets the mean cross-entropy in nats, an fp32 scalar; NaN if
+            no target counts.
+        """
+        x = self.hidden(ids)
+        if targets is None:
+            return linear(self.head(self.norm(x)), self.embedding.weight) + self.bias
+        rows = (targets.flatten() != IGNORED).nonzero()[:, 0]
+        # Not x[rows], whose backward pass adds row by row.
+        predicting = self.head(self.norm(x.flatten(0, 1).index_select(0, rows)))
+        losses = None if each is None else torch.empty(len(rows), dtype=each.dtype, device=each.device)
+        loss = linear_cross_entropy(
+            predicting, self.embedding.weight, targets.flatten()[rows], each=losses, bias=self.bias
+        )
+        if each is not None and losses is not None:
+            each.view(-1)[rows] = losses
+        return loss

@@ -1,0 +1,49 @@
+"""Which families of networks there are, and what each is. A new one is a line here and its two files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from raypretrain.models.config import DecoderShape, EncoderShape
+from raypretrain.models.encoder import MaskedLM
+from raypretrain.models.shape import ModelShape, Objective
+from raypretrain.models.transformer import CausalLM
+
+LanguageModel = CausalLM | MaskedLM
+"""What :func:`build` gives: a module with a shape, ``init_weights(seed)``, and ``forward(ids, targets, each)``."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of network.
+
+    Args:
+        shape: the class of its sizes.
+        network: makes its language model of a shape.
+    """
+
+    shape: type[ModelShape]
+    network: Callable[[ModelShape], LanguageModel]
+
+    @property
+    def objective(self) -> Objective:
+        """What it learns to predict."""
+        return self.shape.objective
+
+    @property
+    def architecture(self) -> str:
+        """The class of transformers that loads its weights."""
+        return self.shape.architecture
+
+
+FAMILIES: dict[str, Family] = {
+    kind.family: Family(kind, network)
+    for kind, network in ((DecoderShape, CausalLM), (EncoderShape, MaskedLM))
+}
+"""By the ``model_type`` of Hugging Face's config."""
+
+
+def build(shape: ModelShape) -> LanguageModel:
+    """The language model of this shape; its weights are not set yet (``init_weights`` or a state dict does)."""
+    return FAMILIES[shape.family].network(shape)
