@@ -42,9 +42,7 @@ def resume(windows: Windows, cursor: Cursor) -> tuple[float, float]:
         next(windows.windows_from(cursor.window))
         planned = time.perf_counter() - begun
         objective = Causal(windows.tokenizer.bos)
-        dealer = start_dealer(
-            [ray.put(windows)], cursor, BATCH, 1, objective, cpus=1.0, window_bytes=WINDOW
-        )
+        dealer = start_dealer([ray.put(windows)], cursor, BATCH, 1, objective, cpus=1.0, window_bytes=WINDOW)
         first = next(iter(DealtSteps(dealer, 0, 10**9, 1)))
         assert first.sequences.tokens.shape == (BATCH, LENGTH)
         return planned, time.perf_counter() - begun

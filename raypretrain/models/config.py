@@ -13,7 +13,7 @@ from raypretrain.config import Config, Count, nearest
 from raypretrain.errors import InputError
 from raypretrain.models.decoder_config import DECODERS, DecoderShape
 from raypretrain.models.encoder_config import ENCODERS, EncoderShape
-from raypretrain.models.shape import ModelShape
+from raypretrain.models.shape import ModelShape, Objective
 
 PRESETS: dict[str, ModelShape] = {**DECODERS, **ENCODERS}
 """Shapes by name; their vocabulary and longest sequence are 0 until a recipe gives them."""
@@ -69,6 +69,11 @@ class ModelConfig(Config):
             raise ValueError(f"{shape.heads} heads do not divide the width {shape.width}")
         shape.check()
         return self
+
+    @property
+    def objective(self) -> Objective:
+        """What the preset's family learns to predict."""
+        return PRESETS[self.preset].objective
 
     def shape(self, vocabulary: int, length: int) -> ModelShape:
         """The shape with this vocabulary, for sequences of ``length`` tokens."""

@@ -87,9 +87,7 @@ class Batches:
             rows[:, 2] += np.arange(count)
             places.append(rows)
             self._cursor = Cursor(at.window, at.part, at.index + count)
-        return Batch(
-            Sequences.concatenate(taken), np.concatenate(places), self._cursor, bad, dict(storage)
-        )
+        return Batch(Sequences.concatenate(taken), np.concatenate(places), self._cursor, bad, dict(storage))
 
     def _next_part(self) -> Part:
         part = next(self._parts)

@@ -39,7 +39,9 @@ class MaskConfig(Config):
     @model_validator(mode="after")
     def _shares(self) -> MaskConfig:
         if self.masked + self.random > 1:
-            raise ValueError(f"masked ({self.masked:g}) and random ({self.random:g}) are more than 1 together")
+            raise ValueError(
+                f"masked ({self.masked:g}) and random ({self.random:g}) are more than 1 together"
+            )
         return self
 
 
@@ -91,8 +93,8 @@ class Causal:
 class Masked:
     """Hidden tokens.
 
-    Of every sequence the same share is hidden, at least one; never a special token. Where words or spans are chosen, the
-    last one is cut to keep to the share.
+    Of every sequence the same share is hidden, at least one; never a special token. Where words or spans are chosen,
+    the last one is cut to keep to the share.
 
     Args:
         mask: the token that stands for a hidden one.
@@ -136,9 +138,7 @@ class Masked:
     def _candidates(self, sequences: Sequences) -> NDArray[np.bool_]:
         ordinary = np.zeros(self.joins.shape[1], bool)
         ordinary[self.ordinary] = True
-        return ordinary[sequences.tokens] & (
-            np.arange(sequences.tokens.shape[1]) < sequences.filled[:, None]
-        )
+        return ordinary[sequences.tokens] & (np.arange(sequences.tokens.shape[1]) < sequences.filled[:, None])
 
     def _counts(self, candidates: NDArray[np.bool_]) -> NDArray[np.int64]:
         number = candidates.sum(axis=1)

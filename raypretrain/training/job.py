@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from raypretrain.errors import RunError
 from raypretrain.models.config import ModelShape
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.families import LanguageModel, build
 from raypretrain.storage import sha256_file
 from raypretrain.tokens.objectives import Objective
 from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER, Standing
@@ -79,13 +79,13 @@ class Job:
             universal=universal,
         )
 
-    def model(self, new: bool) -> CausalLM:
+    def model(self, new: bool) -> LanguageModel:
         """The network; of a ``new`` run with its first weights: drawn, or its parent's if it is a fork.
 
         Raises:
             RunError: the parent's weights are damaged.
         """
-        model, folder = CausalLM(self.shape), RunFolder(self.folder)
+        model, folder = build(self.shape), RunFolder(self.folder)
         if not (new and folder.parent_weights.is_file()):
             model.init_weights(self.recipe.run.seed)
             return model

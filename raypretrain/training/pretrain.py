@@ -39,7 +39,7 @@ from raypretrain.training.elastic import Trainer, scaling
 from raypretrain.training.events import Events, read_events
 from raypretrain.training.goodput import account_of
 from raypretrain.training.job import Job
-from raypretrain.training.prepare import Prepared, prepare
+from raypretrain.training.prepare import Prepared, objective_of, prepare
 from raypretrain.training.recipe import Length, PretrainRecipe, run_length
 from raypretrain.training.release import release
 from raypretrain.training.runfolder import RunFolder, fingerprint_of

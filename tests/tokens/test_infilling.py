@@ -25,8 +25,8 @@ from raypretrain.tokens.infilling import (
     draw_arrangements,
     encode_arranged,
 )
-from raypretrain.tokens.tokenizer_specials import INFILL
 from raypretrain.tokens.tokenizer import Tokenizer, TokenizerConfig, given_tokenizer, train_tokenizer
+from raypretrain.tokens.tokenizer_specials import INFILL
 from raypretrain.tokens.trace import trace_sequences
 from raypretrain.tokens.window import SequencesConfig, Windows
 

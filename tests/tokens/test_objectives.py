@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -174,7 +175,7 @@ def test_words_of_other_tokenizers() -> None:
     found = Bytes()
     begins, ends = found.joins()
     text = "a bé_9".encode()
-    joined = [bool(begins[b] and ends[a]) for a, b in zip(text, text[1:], strict=False)]
+    joined = [bool(begins[b] and ends[a]) for a, b in itertools.pairwise(text)]
     assert joined == [False, False, True, True, False, False]
     assert not begins[256:].any()
 
@@ -197,7 +198,7 @@ def test_a_word_piece_says_itself_that_a_word_goes_on(tmp_path: Path) -> None:
     begins, ends = tokenizer.joins()
     ids = tokenizer.encode("the playing, plays")
     assert [tokenizer.token_name(i) for i in ids] == ["the", "play", "##ing", ",", "play", "##s"]
-    joined = [bool(begins[b] and ends[a]) for a, b in zip(ids, ids[1:], strict=False)]
+    joined = [bool(begins[b] and ends[a]) for a, b in itertools.pairwise(ids)]
     assert joined == [False, True, False, False, True]
     assert tokenizer.mask == 4
 
@@ -205,11 +206,15 @@ def test_a_word_piece_says_itself_that_a_word_goes_on(tmp_path: Path) -> None:
 def test_without_a_mask_it_is_refused_in_one_line(tmp_path: Path) -> None:
     plain = train_tokenizer(iter(TEXTS), TokenizerConfig(vocabulary=400), tmp_path / "t.model", 1)
     assert plain.mask is None
-    with pytest.raises(InputError, match="training.objective: the tokenizer has no token that stands for a"):
+    with pytest.raises(
+        InputError, match=r"training\.objective: the tokenizer has no token that stands for a"
+    ):
         masked(plain)
 
 
-@pytest.mark.parametrize("settings", [{"masked": 0.8, "random": 0.3}, {"rate": 0}, {"rate": 1}, {"unit": "line"}])
+@pytest.mark.parametrize(
+    "settings", [{"masked": 0.8, "random": 0.3}, {"rate": 0}, {"rate": 1}, {"unit": "line"}]
+)
 def test_shares_that_are_none_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         MaskConfig(**settings)

@@ -105,7 +105,9 @@ def rows_from(start: int) -> Any:
         begins = np.packbits(np.eye(1, 8, dtype=bool).repeat(2, axis=0), axis=1)
         filled = np.full(2, 8, dtype=np.int32)
         sequences = Sequences(tokens, begins, filled, filled[:, None])
-        yield StepRows(sequences, np.zeros((len(sequences), 3), np.int64), Cursor(0, 0, 2 * step), [16], 14, [], {})
+        yield StepRows(
+            sequences, np.zeros((len(sequences), 3), np.int64), Cursor(0, 0, 2 * step), [16], 14, [], {}
+        )
 
 
 def go(world: World, start: int = 0, **guard: Any) -> World:
