@@ -55,6 +55,7 @@ def test_flops_are_six_for_each_weight_of_a_matrix_and_those_of_the_attention():
     shape = ModelConfig(preset="llama-1m", tied=False).shape(500, 64)
     matrices = shape.parameters - 500 * 128 - 11 * 128  # without the look-up and the norms
     assert shape.flops_per_token(64) == 6 * matrices + 12 * 5 * 128 * 64
+    assert shape.flops_per_token(64, 0.5) == shape.flops_per_token(64) - 3 * 500 * 128
 
 
 def test_overrides_replace_the_presets_numbers():
