@@ -30,6 +30,7 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
     sizes = size_up(recipe, local_resources())
     shape = recipe.model.shape(vocabulary, recipe.sequences.length)
     length = run_length(recipe, shape.parameters)
+    predicted = recipe.training.mask.rate if recipe.objective == "masked" else 1.0
     return {
         "run": str(folder.path),
         "corpus": {"files": len(manifest.files), "bytes": sum(file.size for file in manifest.files)},
@@ -43,7 +44,9 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
             "steps": length.steps,
             "tokens": length.steps * length.tokens_per_step,
             "tokens_per_step": length.tokens_per_step,
-            "flops": shape.flops_per_token(recipe.sequences.length) * length.steps * length.tokens_per_step,
+            "flops": shape.flops_per_token(recipe.sequences.length, predicted)
+            * length.steps
+            * length.tokens_per_step,
             "evaluate_every": length.evaluate_every,
             "checkpoint_every": length.checkpoint_every or "auto",
         },

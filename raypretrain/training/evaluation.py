@@ -85,6 +85,8 @@ class Share:
 
 def share_of(held_out: HeldOut, objective: Objective, rank: int, world: int, micro_batch: int) -> Share:
     """Worker ``rank``'s micro-batches, each with its weight: the number of its targets that count."""
+    if not len(held_out.tokens):
+        return Share([])
     rows, targets = examples(held_out, objective)
     rounds = math.ceil(len(rows) / (micro_batch * world))
     batches = []

@@ -88,5 +88,6 @@ class FastTier:
             for name in names:
                 (folder / name).unlink(missing_ok=True)
         (folder / self.name).unlink(missing_ok=True)
-        if not any(folder.glob("rank-*.json")):
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another worker has just done it
+            if not any(folder.glob("rank-*.json")):
+                shutil.rmtree(folder, ignore_errors=True)

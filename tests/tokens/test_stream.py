@@ -72,6 +72,11 @@ def assert_same(one: Sequences, other: Sequences) -> None:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
+def of_all(step: StepRows) -> dict[str, Any]:
+    """What is not of the rows of one worker."""
+    return {**vars(step), "sequences": None, "places": None}
+
+
 def read(of: Dealer, workers: int, steps: int = STEPS, deal: int = 3) -> list[StepRows]:
     """All steps, the workers' rows put together."""
     found = []
@@ -82,9 +87,10 @@ def read(of: Dealer, workers: int, steps: int = STEPS, deal: int = 3) -> list[St
         deals = {rank: of.take(first, number, rank) for rank in ranks}
         for i in range(number):
             whole = Sequences.concatenate([deals[rank][i].sequences for rank in range(workers)])
-            rest = [{**vars(deals[rank][i]), "sequences": None} for rank in range(workers)]
+            places = np.concatenate([deals[rank][i].places for rank in range(workers)])
+            rest = [of_all(deals[rank][i]) for rank in range(workers)]
             assert all(other == rest[0] for other in rest)
-            found.append(StepRows(**{**rest[0], "sequences": whole}))
+            found.append(StepRows(**{**rest[0], "sequences": whole, "places": places}))
     return found
 
 
@@ -125,7 +131,8 @@ def test_from_any_cursor_the_rest_is_identical_with_any_number_of_workers(step: 
         wanted = whole[step + 1 : step + 9]
         assert_same(laid(again), laid(wanted))
         for one, other in zip(again, wanted, strict=True):
-            assert {**vars(one), "sequences": None} == {**vars(other), "sequences": None}
+            assert of_all(one) == of_all(other)
+            np.testing.assert_array_equal(one.places, other.places)
 
 
 def test_the_cursors_met_all_cases() -> None:
@@ -155,6 +162,8 @@ def test_every_bad_record_is_told_once_and_in_the_same_step_for_any_number_of_wo
 
 def test_a_step_says_what_its_whole_batch_holds() -> None:
     for step in read(dealer(workers=2), 2):
+        for (w, p, index), row in zip(step.places.tolist(), step.sequences.tokens, strict=True):
+            np.testing.assert_array_equal(part(w, p).sequences.tokens[index], row)
         assert step.sources == step.sequences.sources.sum(axis=0).tolist()
         assert step.predicted == step.sequences.predicted(BOS).sum()
 

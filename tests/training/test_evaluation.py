@@ -176,4 +176,4 @@ def test_saved_and_loaded_it_is_the_same(windows: Windows, tmp_path: Path) -> No
 
 
 def test_an_empty_share_is_never_made_of_rows() -> None:
-    assert share_of(HeldOut(np.empty((0, 0), np.int32), 0), 0, 2, 4) == Share([])
+    assert share_of(HeldOut(np.empty((0, 0), np.int32), 0), CAUSAL, 0, 2, 4) == Share([])

@@ -127,7 +127,7 @@ def test_workers_that_divide_the_batch_are_accepted(tmp_path: Path, workers: int
         ("training.steps", "0"), ("training.global_batch", "-1"), ("training.learning_rate", "0"),
         ("training.clip", "-1"), ("compute.zero", "4"), ("compute.precision", "fp16"), ("compute.device", "tpu"),
         ("compute.workers", "0"), ("sequences.length", "4"), ("sequences.packing", "pad"), ("run.seed", "-1"),
-        ("training.checkpoint.keep", "0"), ("training.objective", "masked"), ("corpus.held_out", "0.5"),
+        ("training.checkpoint.keep", "0"), ("training.objective", "span"), ("corpus.held_out", "0.5"),
         ("training.learning_rate", "fast"),
     ],
 )  # fmt: skip
@@ -202,3 +202,38 @@ def test_where_and_beside_what_it_computes_may_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["run.seed=1", "training.learning_rate=1", "corpus.held_out=0.2"])
 def test_the_fingerprint_is_that_of_what_is_learned(tmp_path: Path, change: str) -> None:
     assert fingerprint_of(load(tmp_path, MINIMAL, change)) != fingerprint_of(load(tmp_path))
+
+
+ENCODER = MINIMAL + "model: {preset: modernbert-1m}\n"
+
+
+def test_the_family_says_what_is_learned(tmp_path: Path) -> None:
+    assert load(tmp_path, MINIMAL).objective == "causal"
+    assert load(tmp_path, MINIMAL).marks == []
+    made = load(tmp_path, ENCODER + "training: {mask: {rate: 0.3, unit: word}}\n")
+    assert made.objective == "masked"
+    assert made.marks == ["<mask>"]
+    assert load(tmp_path, ENCODER + "training: {objective: masked}\n").training.mask.rate == 0.15
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (
+            MINIMAL + "training: {objective: masked}\n",
+            "masked is nothing for model.preset: llama-10m, which learns",
+        ),
+        (ENCODER + "training: {objective: causal}\n", "causal is nothing for model.preset: modernbert-1m"),
+        (
+            MINIMAL + "training: {mask: {rate: 0.3}}\n",
+            "training.mask is for models that learn masked, not for llama",
+        ),
+        (ENCODER + "sequences: {infill: {rate: 0.5}}\n", "sequences.infill is for models that learn causal"),
+        (
+            ENCODER + "training: {mask: {random: 0.3}}\n",
+            "masked (0.8) and random (0.3) are more than 1 together",
+        ),
+    ],
+)
+def test_what_does_not_go_with_the_family_is_refused(tmp_path: Path, text: str, wanted: str) -> None:
+    assert wanted in message(tmp_path, text)
