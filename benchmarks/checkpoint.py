@@ -1,8 +1,11 @@
 """Checkpoints: how long training stands still for one, against DeepSpeed's save, and how long it takes in all.
 
 A model of 100 million parameters (and its embedding) with Adam's state, in fp32 without ZeRO, saved by one worker. The
-two take turns in one process: ours copies, goes on, and writes, hashes, syncs and commits in a thread; DeepSpeed writes
-with ``torch.save``, and neither hashes nor syncs. The raw write is of as many bytes from memory, and is synced.
+two take turns in one process: ours copies while the next forward and backward pass go on, and writes, hashes, syncs and
+commits in a thread; DeepSpeed writes with ``torch.save``, and neither hashes nor syncs. The stall is what training
+waits for: the beginning of the save, and before the next step of the optimizer what is left of the copying. What the
+copying and the writing take from a training on the same cores is shown besides. The raw write is of as many bytes from
+memory, and is synced.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ class Times:
     """Seconds of one round."""
 
     stall: float
+    slowed: float  # forward and backward pass beside the copying, less one alone
     committed: float
     deepspeed: float
     raw: float
@@ -126,23 +130,33 @@ class Bench:
         means = Means(crew, self.run, CheckpointConfig(keep=1), None)
         self.saver = Saver(means, Cadence(1, 0, 1e6), engine.snapshot)
 
-    def ours(self) -> tuple[float, float, int]:
-        """A save of ours: the stall, the seconds until it is committed, and its bytes."""
+    def train(self) -> None:
+        """A forward and a backward pass."""
+        ids = torch.randint(0, VOCABULARY, (1, LENGTH + 1))
+        self.engine.accumulate([(ids[:, :-1], ids[:, 1:], 1.0)])
+
+    def ours(self) -> tuple[float, float, float, int]:
+        """A save of ours: the stall, the passes beside it, the seconds until it is committed, and its bytes."""
         self.step += 1
         standing = Standing(self.step, Cursor(), 0, 1, 0, "r", "t", "c")
         begun = time.perf_counter()
         self.saver.save(standing)
         stall = time.perf_counter() - begun
+        beside = timed(self.train)
+        stall += timed(self.engine._copied)
+        self.engine.step(1e-3)
         self.saver.finish()
         took = time.perf_counter() - begun
         folder = checkpoint_folder(self.run.checkpoints, self.step)
         size = sum(about["bytes"] for about in read_manifest(folder)["files"].values())
-        return stall, took, size
+        return stall, beside, took, size
 
     def round(self) -> Times:
         """One of each, from a disk that has nothing left to do."""
         os.sync()
-        stall, committed, size = self.ours()
+        alone = timed(self.train)
+        self.engine.step(1e-3)
+        stall, beside, committed, size = self.ours()
         shutil.rmtree(checkpoint_folder(self.run.checkpoints, self.step))
         os.sync()
         theirs = timed(lambda: deepspeed_save(self.engine, self.place / "theirs"))
@@ -150,7 +164,7 @@ class Bench:
         os.sync()
         raw = timed(lambda: raw_write(self.place / "raw", size))
         (self.place / "raw").unlink()
-        return Times(stall, committed, theirs, raw, timed(lambda: hashed(size)))
+        return Times(stall, beside - alone, committed, theirs, raw, timed(lambda: hashed(size)))
 
 
 def main() -> None:
@@ -165,7 +179,7 @@ def main() -> None:
     say_load()
     with tempfile.TemporaryDirectory(dir=options.folder) as place:
         bench = Bench(Path(place), engine)
-        first, _, size = bench.ours()  # takes its memory
+        first, _, _, size = bench.ours()  # takes its memory
         problem = problem_of(checkpoint_folder(bench.run.checkpoints, bench.step))
         assert problem is None, problem
         times = [bench.round() for _ in range(rounds)]
@@ -173,7 +187,8 @@ def main() -> None:
     print(
         f"{parameters:,} parameters, {size / 1e9:.2f} GB, ZeRO {options.zero}; first stall {first:.3f} s, then"
         f" {min(t.stall for t in times):.3f} to {max(t.stall for t in times):.3f} s; sha256"
-        f" {size / middle['hashed'] / 1e9:.2f} GB/s a core; until committed {middle['committed']:.2f} s"
+        f" {size / middle['hashed'] / 1e9:.2f} GB/s a core; until committed {middle['committed']:.2f} s; a forward"
+        f" and backward pass beside it takes {middle['slowed']:.3f} s longer"
     )
     rows = [
         Row("training's stall ÷ DeepSpeed's save", middle["stall"], middle["deepspeed"], 10, less=True),

@@ -101,9 +101,9 @@ class Run:
         means = Means(self.together.crew(rank), self.folder, self.config, self.fast(rank))
         return Saver(means, Cadence(every, 0, 3600.0), lambda fast: self._snapshot(rank))
 
-    def _snapshot(self, rank: int) -> State:
+    def _snapshot(self, rank: int) -> tuple[State, Callable[[], None]]:
         self.together.crew(rank).share(None)  # DeepSpeed begins with a barrier
-        return self.snapshot(rank, self.step)
+        return self.snapshot(rank, self.step), lambda: None
 
     def fast(self, rank: int) -> FastTier | None:
         config = self.config.fast

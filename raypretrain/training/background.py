@@ -22,7 +22,7 @@ from raypretrain.training.events import Events
 from raypretrain.training.fast import FastTier, manifest_name
 from raypretrain.training.recipe import CheckpointConfig
 from raypretrain.training.runfolder import RunFolder
-from raypretrain.training.writing import Files, State, write_part
+from raypretrain.training.writing import Files, Snapshot, write_part
 
 _LOOK_SECONDS = 0.02
 _SEEN_WITHIN_SECONDS = 60.0
@@ -56,15 +56,21 @@ class Work(threading.Thread):
         means: what to save with.
         standing: where the run stands.
         folder: of the checkpoint, in the run's folder.
-        state: this worker's part.
+        snapshot: of this worker's part.
         held_out_loss: as measured, or None.
     """
 
     def __init__(
-        self, means: Means, standing: Standing, folder: Path, state: State, held_out_loss: float | None
+        self,
+        means: Means,
+        standing: Standing,
+        folder: Path,
+        snapshot: Snapshot,
+        held_out_loss: float | None,
     ) -> None:
         super().__init__(name="saving", daemon=True)
-        self.means, self.standing, self.folder, self.state = means, standing, folder, state
+        self.means, self.standing, self.folder = means, standing, folder
+        self.state, self._copied = snapshot
         self.held_out_loss, self.crew = held_out_loss, means.crew
         self.own = threading.Event()  # this worker's part is over, whatever it came to
         self.everyone = threading.Event()  # all parts are
@@ -81,6 +87,7 @@ class Work(threading.Thread):
     def run(self) -> None:
         begun = time.perf_counter()
         try:
+            self._copied()
             self.carry_out()
         except (OSError, RuntimeError, StorageError) as error:
             self.problem = reason_of(error)

@@ -1,17 +1,24 @@
-"""A copy of what training goes on changing, in CPU memory that is kept from one save to the next."""
+"""A copy of what training goes on changing, in CPU memory that is kept from one save to the next.
+
+The copying goes on beside the training, which does not change what is copied before the next step of the optimizer:
+the next forward and backward pass only read it (Mohan et al., CheckFreq, FAST 2021).
+"""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-_PIECE = 4 << 20  # elements that one thread copies in one go
+_PIECE = 16 << 20  # bytes that one thread copies in one go
+_LARGE = 1 << 20  # smaller tensors are copied at once
 _MOST_THREADS = 8
 
 Alias = tuple[Any, ...]
@@ -26,9 +33,11 @@ class Buffers:
 
     def __init__(self) -> None:
         self._kept: dict[str, list[Tensor]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._under_way: list[_Copying] = []
 
     def copy(self, name: str, state: Any) -> Any:
-        """A copy of ``state`` in which nothing is shared with it, on the CPU.
+        """A copy of ``state`` in which nothing is shared with it, on the CPU. Whole after what :meth:`waits` gives.
 
         Args:
             name: whose memory to use again; what lay in it is lost.
@@ -46,10 +55,26 @@ class Buffers:
             for i, source in enumerate(sources)
         ]
         self._kept[name] = targets
-        _copy_all(sources, targets)
+        self._under_way.append(_Copying(sources, targets, self._threads()))
         # deepcopy takes what its memo holds for a copy already made.
         memo: dict[int, Any] = {id(tensor): targets[first_of[_alias(tensor)]] for tensor in found}
         return copy.deepcopy(state, memo)
+
+    def waits(self) -> Callable[[], None]:
+        """What waits, in any thread, until all copies since the last call of this are whole."""
+        under_way, self._under_way = self._under_way, []
+
+        def wait() -> None:
+            for copying in under_way:
+                copying.wait()
+
+        return wait
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            number = max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) // 2))
+            self._pool = ThreadPoolExecutor(number, thread_name_prefix="copy")
+        return self._pool
 
 
 def tensors(state: Any) -> Iterator[Tensor]:
@@ -79,23 +104,44 @@ def _memory_for(source: Tensor) -> Tensor:
     return torch.empty(source.shape, dtype=source.dtype, device="cpu", pin_memory=source.is_cuda)
 
 
-def _copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
-    """Copy each source to its target: those of a GPU in its order, those on the CPU by several threads."""
-    pieces: list[tuple[Tensor, Tensor]] = []
-    for source, target in zip(sources, targets, strict=True):
-        if source.is_cuda:
+class _Copying:
+    """One copying of tensors, under way."""
+
+    def __init__(self, sources: list[Tensor], targets: list[Tensor], pool: ThreadPoolExecutor) -> None:
+        on_gpu = [pair for pair in zip(sources, targets, strict=True) if pair[0].is_cuda]
+        on_cpu = [pair for pair in zip(sources, targets, strict=True) if not pair[0].is_cuda]
+        self._event = _copy_beside(on_gpu) if on_gpu else None
+        large = [(s, t) for s, t in on_cpu if s.is_contiguous() and s.nbytes >= _LARGE]
+        for source, target in on_cpu:
+            if not (source.is_contiguous() and source.nbytes >= _LARGE):
+                target.copy_(source.detach())
+        self._futures = [
+            pool.submit(np.copyto, to, of)
+            for source, target in large
+            for to, of in zip(_pieces(target), _pieces(source), strict=True)
+        ]
+
+    def wait(self) -> None:
+        """Until all is copied; from any thread."""
+        for future in self._futures:
+            future.result()
+        if self._event is not None:
+            self._event.synchronize()
+
+
+def _copy_beside(pairs: list[tuple[Tensor, Tensor]]) -> Any:
+    """Copy from a GPU in a stream of its own, after all that it has to do by now; the event that ends it."""
+    device = pairs[0][0].device
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for source, target in pairs:
+            source.record_stream(stream)  # a temporary one is not to be used again before
             target.copy_(source.detach(), non_blocking=True)
-        elif source.is_contiguous():
-            flat = zip(target.view(-1).split(_PIECE), source.detach().view(-1).split(_PIECE), strict=True)
-            pieces.extend(flat)
-        else:
-            pieces.append((target, source.detach()))
-    threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
-    if threads > 1 and sum(target.numel() for target, _ in pieces) > _PIECE:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda pair: pair[0].copy_(pair[1]), pieces))
-    else:
-        for target, source in pieces:
-            target.copy_(source)
-    if any(source.is_cuda for source in sources):
-        torch.cuda.synchronize()
+        return stream.record_event()
+
+
+def _pieces(tensor: Tensor) -> list[NDArray[np.uint8]]:
+    """The bytes of a contiguous tensor, in pieces. NumPy copies them in one thread each, and without Python's lock."""
+    data = tensor.detach().view(-1).view(torch.uint8).numpy()
+    return [data[start : start + _PIECE] for start in range(0, len(data), _PIECE)]

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from raypretrain.training.buffers import Buffers
-from raypretrain.training.writing import State, write_part
+from raypretrain.training.writing import Snapshot, State, write_part
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -111,6 +111,7 @@ class Engine:
             model=model, optimizer=optimizer, config=_deepspeed_config(settings), dist_init_required=False
         )
         self._copies = _Copies()
+        self._copied: Callable[[], None] = lambda: None
         self._engine.checkpoint_engine = self._copies
         self._engine._copy_recovery_script = lambda folder: None  # it would be in no manifest
         self._veto, self._own_norm = False, 0.0
@@ -167,6 +168,7 @@ class Engine:
         if self._plain:
             self._own_norm = self._plain_norm()
         self._veto = veto
+        self._copied()
         self._engine.step()
         return self._norm()
 
@@ -199,8 +201,10 @@ class Engine:
         self._engine.train()
         return value
 
-    def snapshot(self, of_each_node: bool = False) -> State:
+    def snapshot(self, of_each_node: bool = False) -> Snapshot:
         """This worker's part of a checkpoint, copied to memory that the next snapshot uses again; called by all.
+
+        The copying goes on meanwhile; :meth:`step` and :meth:`load` wait for it.
 
         Args:
             of_each_node: have each node's first worker, not the first of all alone, take what all have alike.
@@ -212,15 +216,19 @@ class Engine:
             self._engine.save_checkpoint(".", tag=_TAG, save_latest=False)
         finally:
             self._engine.save_non_zero_checkpoint = writer
-        return self._copies.take()
+        state, self._copied = self._copies.take()
+        return state, self._copied
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state below ``folder`` and wait for it; to be called by all workers."""
-        write_part(folder, self.snapshot())
+        state, copied = self.snapshot()
+        copied()
+        write_part(folder, state)
         dist.barrier()
 
     def load(self, folder: Path) -> None:
         """Take up what :meth:`save` wrote, with the same number of workers; or what was converted for this one."""
+        self._copied()
         groups = self._engine.optimizer.param_groups
         own = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         # DeepSpeed reads its own pickles; the caller has verified their hashes against our manifest.
@@ -253,10 +261,10 @@ class _Copies(TorchCheckpointEngine):
         name = os.path.normpath(path)
         self._taken.append((name, self._buffers.copy(name, state_dict)))
 
-    def take(self) -> State:
-        """What was copied since the last call."""
+    def take(self) -> Snapshot:
+        """What was copied since the last call, or still is."""
         taken, self._taken = self._taken, []
-        return taken
+        return taken, self._buffers.waits()
 
 
 def consolidated_state(folder: Path, zero: int) -> dict[str, Tensor]:

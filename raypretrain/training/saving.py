@@ -15,7 +15,7 @@ from raypretrain.training import checkpoint
 from raypretrain.training.background import Means, ToNode, ToRun
 from raypretrain.training.cadence import Cadence
 from raypretrain.training.checkpoint import Standing
-from raypretrain.training.writing import State
+from raypretrain.training.writing import Snapshot
 
 
 class Saver:
@@ -27,7 +27,7 @@ class Saver:
         snapshot: copies this worker's state, for the run's folder (False) or for its node (True).
     """
 
-    def __init__(self, means: Means, cadence: Cadence, snapshot: Callable[[bool], State]) -> None:
+    def __init__(self, means: Means, cadence: Cadence, snapshot: Callable[[bool], Snapshot]) -> None:
         self._means, self._cadence, self._snapshot = means, cadence, snapshot
         self._crew, self._config = means.crew, means.config
         self._work: ToRun | ToNode | None = None
@@ -57,9 +57,9 @@ class Saver:
         folder = checkpoint.checkpoint_folder(self._means.run.checkpoints, standing.step)
         if slow and self._crew.rank == 0:
             checkpoint.clear(folder)  # a snapshot begins with a barrier: nobody writes before
-        state = self._snapshot(not slow)
+        snapshot = self._snapshot(not slow)
         make = ToRun if slow else ToNode
-        self._work = make(self._means, standing, folder, state, held_out_loss)
+        self._work = make(self._means, standing, folder, snapshot, held_out_loss)
         self._work.stall = time.perf_counter() - begun
         self._work.start()
         if slow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +18,9 @@ Files = dict[str, dict[str, Any]]
 
 State = list[tuple[str, Any]]
 """A worker's part of a checkpoint: paths in its folder, and what is written there."""
+
+Snapshot = tuple[State, Callable[[], None]]
+"""A copy of that which is still being made, and what waits for it, in any thread."""
 
 _SMALL = 1 << 16
 

@@ -6,6 +6,7 @@ import signal
 import statistics
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from fault_table import Account
 from runs import metrics, run, train_workers
 from striking import Strike, assert_exact
 
+from raypretrain.training.cadence import FIRST
+from raypretrain.training.events import read_events
 from raypretrain.training.metrics import read_log
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
@@ -75,6 +78,8 @@ def test_a_run_whose_workers_are_killed_every_20_seconds_comes_to_its_end_exactl
         f"training.steps={steps}",
         "training.evaluation.every=1000",
         f"compute.max_failures={2 * KILLS}",
+        "training.checkpoint.every=auto",
+        f"training.checkpoint.mean_time_between_failures={EVERY_SECONDS}",
     ]
     alone, folder = tmp_path / "alone", tmp_path / "run"
     begun = time.monotonic()
@@ -89,6 +94,8 @@ def test_a_run_whose_workers_are_killed_every_20_seconds_comes_to_its_end_exactl
         killer.over.set()
     took = time.monotonic() - begun
     assert killer.killed == KILLS
+    saves = [event["step"] for event in read_events(folder / "events.jsonl") if event["event"] == "save"]
+    assert {after - before for before, after in pairwise(saves)} - {FIRST}, "the cadence was never found"
     account(how=f"SIGKILL every {EVERY_SECONDS:g} s, {KILLS} times", exact=False)
     account(lost=f"{took:.0f} s instead of {without:.0f} s", seconds=(took - without) / KILLS)
     account(

@@ -28,6 +28,13 @@ def state() -> dict[str, Any]:
     }
 
 
+def copied(buffers: Buffers, name: str, state: Any) -> Any:
+    """A copy that is whole."""
+    made = buffers.copy(name, state)
+    buffers.waits()()
+    return made
+
+
 def equal(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
@@ -42,29 +49,29 @@ def equal(a: Any, b: Any) -> bool:
 
 def test_a_copy_is_equal_and_stays_so_while_training_goes_on() -> None:
     live = state()
-    copied = Buffers().copy("x", live)
-    assert equal(live, copied)
-    before = state_bytes(copied)
+    made = copied(Buffers(), "x", live)
+    assert equal(live, made)
+    before = state_bytes(made)
     for tensor in tensors(live):
         tensor.data.add_(1)
     live["scaler"].inside.add_(1)
     live["scaler"].scale = 4.0
     live["groups"][0]["lr"] = 0.5
-    assert state_bytes(copied) == before
-    assert not equal(live, copied)
+    assert state_bytes(made) == before
+    assert not equal(live, made)
 
 
 def test_the_next_copy_lies_in_the_same_memory_and_one_of_other_shapes_in_its_own() -> None:
     buffers, live = Buffers(), state()
-    places = [t.data_ptr() for t in tensors(buffers.copy("x", live))]
+    places = [t.data_ptr() for t in tensors(copied(buffers, "x", live))]
     for tensor in tensors(live):
         tensor.data.mul_(2)
-    again = buffers.copy("x", live)
+    again = copied(buffers, "x", live)
     assert [t.data_ptr() for t in tensors(again)] == places
     assert equal(live, again)
     live["strange"] = torch.randn(9, 9)
-    assert equal(live, buffers.copy("x", live))
-    other = buffers.copy("y", live)
+    assert equal(live, copied(buffers, "x", live))
+    other = copied(buffers, "y", live)
     assert {t.data_ptr() for t in tensors(other) if t.numel()}.isdisjoint(places)
 
 
@@ -73,7 +80,7 @@ def test_tied_weights_are_copied_and_written_once_and_a_view_without_the_rest_of
 ) -> None:
     whole = torch.randn(1_000_000)
     tied = {"a": whole[:1000], "b": whole[:1000]}
-    files = write_part(tmp_path, [("engine/x.pt", Buffers().copy("x", tied))])
+    files = write_part(tmp_path, [("engine/x.pt", copied(Buffers(), "x", tied))])
     assert files["engine/x.pt"]["bytes"] < 8_000
     loaded = torch.load(tmp_path / "engine" / "x.pt")
     assert loaded["a"].data_ptr() == loaded["b"].data_ptr()
@@ -82,7 +89,7 @@ def test_tied_weights_are_copied_and_written_once_and_a_view_without_the_rest_of
 
 def test_large_state_is_copied_by_several_threads_to_the_same_values() -> None:
     live = {"flat": torch.randn(9_000_001), "other": torch.randn(3000, 1000)}
-    assert equal(live, Buffers().copy("x", live))
+    assert equal(live, copied(Buffers(), "x", live))
 
 
 def test_what_is_written_has_the_hash_and_the_size_that_are_told(tmp_path: Path) -> None:
@@ -98,3 +105,22 @@ def state_bytes(value: Any) -> bytes:
     into = io.BytesIO()
     torch.save(value, into)
     return into.getvalue()
+
+
+def test_large_tensors_are_copied_meanwhile_and_whole_once_that_was_waited_for() -> None:
+    live = {
+        "bf16": torch.randn(3_000_001).to(torch.bfloat16),
+        "fp32": torch.randn(9_000_000).view(3000, 3000),
+        "int": torch.arange(700_000),
+        "turned": torch.randn(900, 900).t(),
+    }
+    buffers = Buffers()
+    for _ in range(3):  # the memory is used again
+        made = buffers.copy("x", live)
+        wait = buffers.waits()
+        wait()
+        wait()
+        assert equal(live, made)
+        for tensor in live.values():
+            tensor.add_(1)
+        assert not equal(live, made)
