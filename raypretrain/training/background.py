@@ -22,7 +22,7 @@ from raypretrain.training.events import Events
 from raypretrain.training.fast import FastTier, manifest_name
 from raypretrain.training.recipe import CheckpointConfig
 from raypretrain.training.runfolder import RunFolder
-from raypretrain.training.writing import Files, Snapshot, write_part
+from raypretrain.training.writing import Files, Snapshot, give_way, write_part
 
 _LOOK_SECONDS = 0.02
 _SEEN_WITHIN_SECONDS = 60.0
@@ -86,6 +86,7 @@ class Work(threading.Thread):
 
     def run(self) -> None:
         begun = time.perf_counter()
+        give_way()
         try:
             self._copied()
             self.carry_out()
