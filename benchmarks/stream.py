@@ -135,6 +135,7 @@ def main() -> None:
     """Run it."""
     options = parser(__doc__ or "")
     options.add_argument("--rounds", type=int, default=3, help="medians of so many")
+    options.add_argument("--kind", choices=KINDS, help="of the tokenizer; by default both")
     chosen = options.parse_args()
     # Whole rounds of what a task reads, or windows would be counted that two tasks have made and not handed over.
     rounds, parts = (1, 16) if chosen.quick else (chosen.rounds, 32)
@@ -148,7 +149,8 @@ def main() -> None:
             if chosen.quick:
                 del places["s3"]
             rows = []
-            for kind in KINDS[-1:] if chosen.quick else KINDS:
+            kinds = KINDS[-1:] if chosen.quick else KINDS
+            for kind in (chosen.kind,) if chosen.kind else kinds:
                 tokenizer = trained(kind, texts[:2500], folder)
                 rows += compare(kind, places, tokenizer, texts, rounds, parts)
             ray.shutdown()
