@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from raypretrain.errors import RunError
@@ -82,11 +83,16 @@ class Job:
     def model(self, new: bool) -> LanguageModel:
         """The network; of a ``new`` run with its first weights: drawn, or its parent's if it is a fork.
 
+        Of another, a checkpoint's are loaded into it: until then what is in its memory means nothing.
+
         Raises:
             RunError: the parent's weights are damaged.
         """
+        if not new:
+            with torch.device("meta"):
+                return build(self.shape).to_empty(device="cpu")
         model, folder = build(self.shape), RunFolder(self.folder)
-        if not (new and folder.parent_weights.is_file()):
+        if not folder.parent_weights.is_file():
             model.init_weights(self.recipe.run.seed)
             return model
         wanted = json.loads(folder.parent.read_text(encoding="utf-8"))["weights_sha256"]
