@@ -58,8 +58,11 @@ class SignedReads:
             ClientError: the store says no, as botocore raises it.
             aiohttp.ClientError, TimeoutError: the connection broke.
         """
-        url = None if self._off else await self._signed(client, bucket, key)
-        if url is None:
+        url, until = self._urls.get((bucket, key), (None, 0.0))
+        fresh = time.monotonic() >= until
+        if fresh and not self._off:
+            url = await self._signed(client, bucket, key)
+        if self._off or url is None:
             return None
         headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         if tag:
@@ -72,15 +75,11 @@ class SignedReads:
                     self._refused = 0
                     return await answer.read()
         self._urls.pop((bucket, key), None)
-        self._refused += 1
+        self._refused += fresh  # an older one may have been signed with keys that have expired
         self._off = self._refused >= _REFUSALS
         return None
 
     async def _signed(self, client: Any, bucket: str, key: str) -> yarl.URL | None:
-        url, until = self._urls.get((bucket, key), (None, 0.0))
-        now = time.monotonic()
-        if url is not None and now < until:
-            return url
         target = {"Bucket": bucket, "Key": key}
         made = await client.generate_presigned_url("get_object", target, ExpiresIn=_SIGNED_SECONDS)
         if get_environ_proxies(made):  # botocore goes by them
@@ -89,7 +88,7 @@ class SignedReads:
         if len(self._urls) >= _MOST_URLS:
             self._urls.clear()
         url = yarl.URL(made, encoded=True)  # quoted in another way it would not be what was signed
-        self._urls[bucket, key] = url, now + _USED_SECONDS
+        self._urls[bucket, key] = url, time.monotonic() + _USED_SECONDS
         return url
 
     def _opened(self) -> aiohttp.ClientSession:
