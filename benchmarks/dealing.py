@@ -19,12 +19,13 @@ import ray
 from processes import cpu_between, uses
 from report import Row, figure, parser, report, say_load, show
 
-from raypretrain.tokens import stream
+from raypretrain.tokens import dealer as dealer_module
 from raypretrain.tokens.cursor import Cursor
+from raypretrain.tokens.dealer import Dealer, steps_of_a_deal
 from raypretrain.tokens.dealing import Batches, Part
 from raypretrain.tokens.objectives import Causal
 from raypretrain.tokens.packing import Sequences
-from raypretrain.tokens.stream import Dealer, steps_of_a_deal, stream_parts
+from raypretrain.tokens.stream import stream_parts
 from raypretrain.training.cluster import connect
 
 OBJECTIVE = Causal(bos=1)
@@ -54,7 +55,7 @@ class FromMemory(Dealer):
         def endless(windows: Any, cursor: Cursor, **limits: Any) -> Iterator[Part]:
             return (Part(w, 0, made.sequences) for w in count())
 
-        stream.stream_parts = endless
+        dealer_module.stream_parts = endless
         super().__init__([None], Cursor(), batch, workers, OBJECTIVE, {})  # type: ignore[list-item]
 
     def cpu(self) -> float:

@@ -29,8 +29,8 @@ from text import write_corpus
 
 from raypretrain.demo.reviews import read_reviews
 from raypretrain.tokens.cursor import Cursor
+from raypretrain.tokens.dealer import DealtSteps, start_dealer, steps_of_a_deal
 from raypretrain.tokens.objectives import Causal
-from raypretrain.tokens.stream import DealtSteps, start_dealer, steps_of_a_deal
 from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.tokens.window import Windows
 from raypretrain.training.cluster import connect

@@ -18,8 +18,8 @@ from stream import LENGTH, WINDOW, trained, windows_of
 from text import write_corpus
 
 from raypretrain.tokens.cursor import Cursor
+from raypretrain.tokens.dealer import DealtSteps, start_dealer
 from raypretrain.tokens.objectives import Causal
-from raypretrain.tokens.stream import DealtSteps, start_dealer
 from raypretrain.tokens.window import Windows
 from raypretrain.training.cluster import connect
 

@@ -19,7 +19,7 @@ from report import Row, arguments, report
 from text import write_corpus
 
 from raypretrain.config import validate
-from raypretrain.tokens.stream import StepRows
+from raypretrain.tokens.dealer import StepRows
 from raypretrain.training.job import Job
 from raypretrain.training.pretrain import pretrain
 from raypretrain.training.recipe import PretrainRecipe

@@ -70,8 +70,8 @@ def read_ours(corpus: str, model: str, seconds: float, begun: float) -> dict[str
     from stream import windows_of
 
     from raypretrain.tokens.cursor import Cursor
+    from raypretrain.tokens.dealer import DealtSteps, start_dealer, steps_of_a_deal
     from raypretrain.tokens.objectives import Causal
-    from raypretrain.tokens.stream import DealtSteps, start_dealer, steps_of_a_deal
     from raypretrain.tokens.tokenizer import Tokenizer
     from raypretrain.training.cluster import connect
 

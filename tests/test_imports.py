@@ -30,7 +30,8 @@ ORDER = [
 ]
 FOUNDATION = {"config", "errors"}
 RAY = {
-    "tokens/stream.py", "training/board.py", "training/cluster.py", "training/elastic.py", "training/preemption.py",
+    "tokens/dealer.py", "tokens/stream.py",
+    "training/board.py", "training/cluster.py", "training/elastic.py", "training/preemption.py",
     "training/pretrain.py", "training/supervisor.py", "training/worker.py", "finetuning/search.py",
 }  # fmt: skip
 DEEPSPEED = {"training/engine.py"}

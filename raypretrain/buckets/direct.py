@@ -1,7 +1,7 @@
 """Reading ranges of an object by a signed URL, made once for the object, past most of botocore.
 
 A request through botocore takes about 2 ms of CPU time to be validated, routed, signed and parsed; a task of the stream
-makes ten of them for a window. What does not end well here is asked again through botocore, which knows how to say why.
+makes several of them for a window. What is refused here is asked again through botocore, which knows how to say why.
 """
 
 from __future__ import annotations

@@ -58,26 +58,14 @@ class DecoderShape(ModelShape):
 
     def to_huggingface_config(self) -> dict[str, Any]:
         """The ``config.json`` of a ``LlamaForCausalLM`` of this shape, without token ids and dtype."""
-        return {
-            "architectures": [self.architecture],
-            "model_type": self.family,
-            "vocab_size": self.vocabulary,
-            "hidden_size": self.width,
-            "intermediate_size": self.feed_forward,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
+        return super().to_huggingface_config() | {
             "num_key_value_heads": self.key_value_heads,
             "head_dim": self.head_width,
             "hidden_act": "silu",
-            "max_position_embeddings": self.max_length,
-            "initializer_range": self.initializer_range,
             "rms_norm_eps": self.norm_eps,
             "rope_theta": self.rope_theta,  # transformers 4 reads this key, transformers 5 the next
             "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
-            "attention_bias": False,
             "attention_dropout": 0.0,
-            "mlp_bias": False,
-            "tie_word_embeddings": self.tied,
         }
 
     @classmethod

@@ -7,7 +7,6 @@ Hugging Face's ``ModernBertForMaskedLM``, so that weights go there and back by r
 
 from __future__ import annotations
 
-import math
 from typing import overload
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from raypretrain.models.attention import Rotary, bidirectional_attention, rotate
 from raypretrain.models.encoder_config import EncoderShape
+from raypretrain.models.initial import draw_weights
 from raypretrain.models.linear import Linear, linear
 from raypretrain.models.loss import IGNORED, linear_cross_entropy
 from raypretrain.models.shape import ModelShape
@@ -114,25 +114,14 @@ class Encoder(nn.Module):
             x = block(x, *(everywhere if block.is_global else nearby))
         return x
 
-    @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Set every weight; the same seed gives the same weights on every machine.
+        """Set every weight, as :func:`draw_weights` says.
 
-        As ``ModernBertPreTrainedModel._init_weights`` of transformers 5: matrices are normal with the shape's
-        ``initializer_range``, cut off at ``CUTOFF`` of it; those that write into the residual stream, and the
-        head's, are scaled by 1/sqrt(2·layers). Norms are 1, the bias is 0.
+        The cutoff, and that the head's matrix is scaled as well, are those of transformers 5
+        (``ModernBertPreTrainedModel._init_weights``).
         """
-        generator = torch.Generator().manual_seed(seed)
-        for name, weight in self.named_parameters():
-            if weight.ndim == 1:
-                weight.fill_(0.0 if name.endswith("bias") else 1.0)
-                continue
-            spread = self.shape.initializer_range
-            if name.endswith(("attention.output.weight", "feed_forward.down.weight", "head.dense.weight")):
-                spread /= math.sqrt(2 * self.shape.layers)
-            # Drawn in fp32 on the CPU, whatever the weight's own dtype and device.
-            drawn, most = torch.empty(weight.shape), CUTOFF * spread
-            weight.copy_(nn.init.trunc_normal_(drawn, 0.0, spread, -most, most, generator=generator))
+        scaled = ("attention.output.weight", "feed_forward.down.weight", "head.dense.weight")
+        draw_weights(self, self.shape, seed, scaled, CUTOFF)
 
 
 class PredictionHead(nn.Module):

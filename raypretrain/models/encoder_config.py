@@ -91,18 +91,9 @@ class EncoderShape(ModelShape):
     def to_huggingface_config(self) -> dict[str, Any]:
         """The ``config.json`` of a ``ModernBertForMaskedLM`` of this shape, without token ids and dtype."""
         thetas = {GLOBAL: self.global_rope_theta, LOCAL: self.local_rope_theta}
-        return {
-            "architectures": [self.architecture],
-            "model_type": self.family,
-            "vocab_size": self.vocabulary,
-            "hidden_size": self.width,
-            "intermediate_size": self.feed_forward,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
+        return super().to_huggingface_config() | {
             "hidden_activation": "gelu",
             "classifier_activation": "gelu",
-            "max_position_embeddings": self.max_length,
-            "initializer_range": self.initializer_range,
             "initializer_cutoff_factor": 2.0,
             "norm_eps": self.norm_eps,
             "local_attention": self.local_attention,
@@ -114,12 +105,9 @@ class EncoderShape(ModelShape):
             "rope_parameters": {
                 kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in thetas.items()
             },
-            "attention_bias": False,
-            "mlp_bias": False,
             "norm_bias": False,
             "classifier_bias": False,
             "decoder_bias": True,
-            "tie_word_embeddings": self.tied,
         }
 
     @classmethod

@@ -65,9 +65,25 @@ class ModelShape(ABC):
             predicted: share of the positions that have a target; the others do not pass the output matrix.
         """
 
-    @abstractmethod
     def to_huggingface_config(self) -> dict[str, Any]:
-        """The ``config.json`` of an ``architecture`` of this shape, without token ids and dtype."""
+        """The ``config.json`` of an ``architecture`` of this shape, without token ids and dtype.
+
+        Here are the keys that all families have; each adds its own.
+        """
+        return {
+            "architectures": [self.architecture],
+            "model_type": self.family,
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.width,
+            "intermediate_size": self.feed_forward,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "max_position_embeddings": self.max_length,
+            "initializer_range": self.initializer_range,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "tie_word_embeddings": self.tied,
+        }
 
     @classmethod
     @abstractmethod

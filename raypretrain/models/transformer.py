@@ -6,7 +6,6 @@ weights go there and back by renaming alone (``huggingface.py``).
 
 from __future__ import annotations
 
-import math
 from typing import overload
 
 import torch
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 
 from raypretrain.models.attention import Attention, Cache, Rotary
 from raypretrain.models.decoder_config import DecoderShape
+from raypretrain.models.initial import draw_weights
 from raypretrain.models.linear import Linear, linear
 from raypretrain.models.loss import linear_cross_entropy
 from raypretrain.models.shape import ModelShape
@@ -94,23 +94,9 @@ class Decoder(nn.Module):
             x = block(x, cos, sin, cache)
         return x
 
-    @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Set every weight; the same seed gives the same weights on every machine.
-
-        Matrices are normal with the shape's ``initializer_range``; those that write into the residual stream
-        are scaled by 1/sqrt(2·layers) (GPT-2), so that its variance does not grow with depth. Norms are 1.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        for name, weight in self.named_parameters():
-            if weight.ndim == 1:
-                weight.fill_(1.0)
-                continue
-            spread = self.shape.initializer_range
-            if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
-                spread /= math.sqrt(2 * self.shape.layers)
-            # Drawn in fp32 on the CPU, whatever the weight's own dtype and device.
-            weight.copy_(torch.empty(weight.shape).normal_(0.0, spread, generator=generator))
+        """Set every weight, as :func:`draw_weights` says."""
+        draw_weights(self, self.shape, seed, ("attention.output.weight", "feed_forward.down.weight"))
 
 
 class CausalLM(Decoder):

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raypretrain.tokens.cursor import Cursor, fingerprint_rows, format_fingerprint
+from raypretrain.tokens.dealer import StepRows
 from raypretrain.tokens.objectives import IGNORED, Objective
-from raypretrain.tokens.stream import StepRows
 from raypretrain.training.checkpoint import Standing
 from raypretrain.training.engine import Engine
 from raypretrain.training.evaluation import HeldOut, bits_per_byte, held_out_loss, share_of

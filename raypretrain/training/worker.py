@@ -20,7 +20,7 @@ from torch import Tensor
 
 from raypretrain.errors import RaypretrainError, user_error
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.stream import DealtSteps, StepRows, start_dealer, steps_of_a_deal
+from raypretrain.tokens.dealer import DealtSteps, StepRows, start_dealer, steps_of_a_deal
 from raypretrain.training.background import Means
 from raypretrain.training.board import Poster
 from raypretrain.training.cadence import Cadence, mean_time_between_failures

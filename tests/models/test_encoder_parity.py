@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
+from uneven import spread
 
 from raypretrain.models.config import ModelConfig
 from raypretrain.models.encoder import MaskedLM
@@ -31,16 +32,6 @@ def shape(request) -> ModelShape:
     return SHAPES[request.param]
 
 
-def _spread(model: torch.nn.Module) -> torch.nn.Module:
-    """Weights large enough, and norms and bias uneven enough, that a mistake anywhere shows in the logits."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in model.parameters():
-            noise = torch.randn(weight.shape, generator=generator)
-            weight.copy_(1 + 0.3 * noise if weight.ndim == 1 else 0.2 * noise)
-    return model.eval()
-
-
 def _ids(length: int, batch: int = 3) -> torch.Tensor:
     """Without the id of the padding: transformers takes no gradient for its row of the embedding."""
     return torch.randint(PAD + 1, 300, (batch, length), generator=torch.Generator().manual_seed(2))
@@ -59,7 +50,7 @@ def _theirs(folder, attention: str = "sdpa", **options) -> ModernBertForMaskedLM
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_exported_model_gives_the_same_logits(shape, attention, tmp_path):
-    model = _spread(MaskedLM(shape))
+    model = spread(MaskedLM(shape))
     save_language_model(model.state_dict(), shape, tmp_path, **SPECIAL)
     theirs = _theirs(tmp_path, attention)
     assert theirs.num_parameters() == shape.parameters
@@ -75,7 +66,7 @@ def test_the_exported_model_gives_the_same_logits(shape, attention, tmp_path):
 
 def test_a_model_from_transformers_gives_the_same_logits_here(shape, tmp_path):
     config = ModernBertConfig(**shape.to_huggingface_config(), **shape.special_tokens(1, 2, PAD))
-    theirs = _spread(ModernBertForMaskedLM(config))
+    theirs = spread(ModernBertForMaskedLM(config))
     theirs.save_pretrained(tmp_path)
     found, state = load_base(tmp_path)
     assert found == shape
@@ -88,7 +79,7 @@ def test_a_model_from_transformers_gives_the_same_logits_here(shape, tmp_path):
 
 def test_the_window_matters_at_these_lengths():
     """Else the comparisons above would show nothing of it."""
-    model, ids = _spread(MaskedLM(SHAPE)), _ids(200)
+    model, ids = spread(MaskedLM(SHAPE)), _ids(200)
     narrower = MaskedLM(replace(SHAPE, local_attention=126))
     narrower.load_state_dict(model.state_dict())
     with torch.no_grad():
@@ -96,7 +87,7 @@ def test_the_window_matters_at_these_lengths():
 
 
 def test_loss_and_gradients_are_those_of_transformers(shape, tmp_path):
-    model = _spread(MaskedLM(shape))
+    model = spread(MaskedLM(shape))
     save_language_model(model.state_dict(), shape, tmp_path, **SPECIAL)
     theirs = _theirs(tmp_path)
     ids = _ids(200)
@@ -120,7 +111,7 @@ def test_loss_and_gradients_are_those_of_transformers(shape, tmp_path):
 
 
 def test_a_round_trip_changes_no_bit(shape, tmp_path):
-    model = _spread(MaskedLM(shape))
+    model = spread(MaskedLM(shape))
     save_language_model(model.state_dict(), shape, tmp_path, **SPECIAL)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     found, state = load_base(tmp_path)
@@ -130,7 +121,7 @@ def test_a_round_trip_changes_no_bit(shape, tmp_path):
 
 
 def test_in_bf16_both_round_alike(tmp_path):
-    model = _spread(MaskedLM(SHAPE)).bfloat16()
+    model = spread(MaskedLM(SHAPE)).bfloat16()
     save_language_model(model.state_dict(), SHAPE, tmp_path, **SPECIAL)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     theirs = _theirs(tmp_path, dtype=torch.bfloat16)

@@ -11,6 +11,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
+from uneven import spread
 
 from raypretrain.models.config import ModelConfig, ModelShape
 from raypretrain.models.heads import SequenceClassifier
@@ -32,16 +33,6 @@ def shape(request) -> ModelShape:
     return SHAPES[request.param]
 
 
-def _spread(model: torch.nn.Module) -> torch.nn.Module:
-    """Weights large enough, and norms uneven enough, that a mistake anywhere shows in the logits."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in model.parameters():
-            noise = torch.randn(weight.shape, generator=generator)
-            weight.copy_(1 + 0.3 * noise if weight.ndim == 1 else 0.2 * noise)
-    return model.eval()
-
-
 def _ids(shape: ModelShape, batch: int = 3, length: int = 40) -> torch.Tensor:
     return torch.randint(
         PAD + 1, shape.vocabulary, (batch, length), generator=torch.Generator().manual_seed(2)
@@ -49,7 +40,7 @@ def _ids(shape: ModelShape, batch: int = 3, length: int = 40) -> torch.Tensor:
 
 
 def test_the_exported_model_gives_the_same_logits(shape, tmp_path):
-    model = _spread(CausalLM(shape))
+    model = spread(CausalLM(shape))
     save_language_model(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert isinstance(theirs, LlamaForCausalLM)
@@ -62,7 +53,7 @@ def test_the_exported_model_gives_the_same_logits(shape, tmp_path):
 
 
 def test_a_model_from_transformers_gives_the_same_logits_here(shape, tmp_path):
-    theirs = _spread(LlamaForCausalLM(LlamaConfig(**shape.to_huggingface_config())))
+    theirs = spread(LlamaForCausalLM(LlamaConfig(**shape.to_huggingface_config())))
     theirs.save_pretrained(tmp_path)
     found, state = load_base(tmp_path)
     assert found == shape
@@ -73,7 +64,7 @@ def test_a_model_from_transformers_gives_the_same_logits_here(shape, tmp_path):
 
 
 def test_loss_and_gradients_are_those_of_transformers(shape, tmp_path):
-    model = _spread(CausalLM(shape))
+    model = spread(CausalLM(shape))
     save_language_model(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = _ids(shape)
@@ -93,7 +84,7 @@ def test_loss_and_gradients_are_those_of_transformers(shape, tmp_path):
 
 
 def test_a_round_trip_changes_no_bit(shape, tmp_path):
-    model = _spread(CausalLM(shape))
+    model = spread(CausalLM(shape))
     save_language_model(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
     found, state = load_base(tmp_path)
     assert found == shape
@@ -103,7 +94,7 @@ def test_a_round_trip_changes_no_bit(shape, tmp_path):
 
 def test_in_bf16_both_round_alike(tmp_path):
     shape = SHAPES["grouped-tied"]
-    model = _spread(CausalLM(shape)).bfloat16()
+    model = spread(CausalLM(shape)).bfloat16()
     save_language_model(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert theirs.dtype == torch.bfloat16
@@ -121,7 +112,7 @@ def test_in_bf16_both_round_alike(tmp_path):
 def test_dtype_converts_the_exported_weights(tmp_path):
     shape = SHAPES["full-tied"]
     save_language_model(
-        _spread(CausalLM(shape)).state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD, dtype=torch.bfloat16
+        spread(CausalLM(shape)).state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD, dtype=torch.bfloat16
     )
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     assert all(weight.dtype == torch.bfloat16 for weight in load_base(tmp_path)[1].values())
@@ -129,7 +120,7 @@ def test_dtype_converts_the_exported_weights(tmp_path):
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_the_exported_classifier_scores_a_padded_batch_alike(shape, pooling, tmp_path):
-    classifier = _spread(SequenceClassifier(shape, 3, pooling))
+    classifier = spread(SequenceClassifier(shape, 3, pooling))
     save_classifier(classifier, tmp_path, ["bad", "fair", "good"], pad=PAD, bos=1, eos=2)
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert theirs.config.id2label == {0: "bad", 1: "fair", 2: "good"}
@@ -147,7 +138,7 @@ def test_the_exported_classifier_scores_a_padded_batch_alike(shape, pooling, tmp
 def test_the_mean_is_a_mean_over_the_real_tokens():
     """Whatever the last token contributes by itself stays below one part in a hundred."""
     shape = replace(SHAPES["full-tied"], layers=1)
-    classifier = _spread(SequenceClassifier(shape, 2, "mean"))
+    classifier = spread(SequenceClassifier(shape, 2, "mean"))
     ids, lengths = _ids(shape, batch=2), torch.tensor([40, 25])
     with torch.no_grad():
         normed = classifier.norm(classifier.hidden(ids))
@@ -157,7 +148,7 @@ def test_the_mean_is_a_mean_over_the_real_tokens():
 
 
 def test_a_classifier_takes_the_bases_weights(shape):
-    base = _spread(CausalLM(shape))
+    base = spread(CausalLM(shape))
     classifier = SequenceClassifier(shape, 2)
     score = classifier.score.weight.clone()
     classifier.load_base(base.state_dict())

@@ -22,11 +22,12 @@ from real_text import reviews
 
 from raypretrain.corpus.manifest import build_manifest
 from raypretrain.corpus.sources import CorpusConfig, SourceConfig
-from raypretrain.tokens import stream
+from raypretrain.tokens import dealer
 from raypretrain.tokens.cursor import Cursor, fingerprint_rows
+from raypretrain.tokens.dealer import Dealer, StepRows, steps_of_a_deal
 from raypretrain.tokens.dealing import Batch, Batches, Part
 from raypretrain.tokens.objectives import IGNORED, MaskConfig, Objective, make_objective
-from raypretrain.tokens.stream import Dealer, StepRows, from_table, steps_of_a_deal, to_table
+from raypretrain.tokens.stream import from_table, to_table
 from raypretrain.tokens.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from raypretrain.tokens.tokenizer_specials import INFILL, MASK
 from raypretrain.tokens.window import SequencesConfig, Windows
@@ -139,13 +140,13 @@ def disturbed(windows: Windows, case: Case) -> list[int]:
     for workers, steps, since_checkpoint in lives:
         again = pickle.loads(pickle.dumps(windows))  # another process
         objective = objective_of(case, again.tokenizer)
-        dealer = Dealer([again], cursors[-1], case.global_batch, workers, objective, {})  # type: ignore[list-item]
+        found_by = Dealer([again], cursors[-1], case.global_batch, workers, objective, {})  # type: ignore[list-item]
         steps = min(steps, STEPS - len(found))
         deal = steps_of_a_deal(case.global_batch, case.length)
         first = 0
         while first < steps:
             number = min(deal, steps - first)
-            shares = [dealer.take(first, number, rank) for rank in range(workers)]
+            shares = [found_by.take(first, number, rank) for rank in range(workers)]
             share = case.global_batch // workers
             for i in range(number):
                 own = [learned(objective, s[i], first=rank * share) for rank, s in enumerate(shares)]
@@ -175,7 +176,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def test_kills_and_numbers_of_workers_change_no_batch(
     case: Case, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "stream_parts", lambda windows, cursor, **limits: parts(windows, cursor))
+    monkeypatch.setattr(dealer, "stream_parts", lambda windows, cursor, **limits: parts(windows, cursor))
     with tempfile.TemporaryDirectory() as folder:
         windows = windows_of(case, Path(folder), tokenizer)
         assume(windows.fills(case.global_batch))

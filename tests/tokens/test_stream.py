@@ -12,12 +12,13 @@ import pytest
 
 from raypretrain.corpus.documents import BadRecord
 from raypretrain.errors import InputError
-from raypretrain.tokens import stream
+from raypretrain.tokens import dealer as dealer_module
 from raypretrain.tokens.cursor import Cursor
+from raypretrain.tokens.dealer import Dealer, DealtSteps, StepRows, steps_of_a_deal
 from raypretrain.tokens.dealing import Part
 from raypretrain.tokens.objectives import Causal
 from raypretrain.tokens.packing import Sequences
-from raypretrain.tokens.stream import Dealer, DealtSteps, StepRows, from_table, steps_of_a_deal, to_table
+from raypretrain.tokens.stream import from_table, to_table
 
 # Sequences of a window's parts, again and again.
 SIZES = [[5], [0], [1], [31, 0, 2], [12], [], [0, 0], [7], [9, 15], [3]]
@@ -53,8 +54,8 @@ def endless(windows: Any, cursor: Cursor, **limits: Any) -> Iterator[Part]:
 @pytest.fixture(autouse=True)
 def parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Parts], None]:
     """Windows without Ray; a test may replace them."""
-    monkeypatch.setattr(stream, "stream_parts", endless)
-    return lambda other: monkeypatch.setattr(stream, "stream_parts", other)
+    monkeypatch.setattr(dealer_module, "stream_parts", endless)
+    return lambda other: monkeypatch.setattr(dealer_module, "stream_parts", other)
 
 
 def dealer(cursor: Cursor = Cursor(), workers: int = 1) -> Dealer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def work(rank: int, folder: Path) -> None:
 def stage(rank: int, folder: Path, precision: str, zero: int) -> dict[str, Any]:
     import torch.distributed as dist
 
+    from raypretrain.training.writing import write_part
+
     def steps(engine: Any, first: int, number: int) -> list[tuple[float, float]]:
         found = []
         for step in range(first, first + number):
@@ -76,16 +79,33 @@ def stage(rank: int, folder: Path, precision: str, zero: int) -> dict[str, Any]:
     trained = steps(engine, 0, STEPS)
     engine.save(place)
     saved_loss = held_out(engine)
+    state, copied = late_snapshot(engine)
     further = steps(engine, STEPS, FURTHER)
-    again = make_engine(precision, zero)
+    copied()
+    write_part(folder / f"late-{precision}-{zero}", state)
+    dist.barrier()
+    again, late = make_engine(precision, zero), make_engine(precision, zero)
     again.load(place)
+    late.load(folder / f"late-{precision}-{zero}")
     return {
+        "late": steps(late, STEPS, FURTHER),
         "trained": trained,
         "saved_loss": saved_loss,
         "loaded_loss": held_out(again),
         "further": further,
         "resumed": steps(again, STEPS, FURTHER),
     }
+
+
+def late_snapshot(engine: Any) -> Any:
+    """A snapshot of which nothing is copied for a while: longer than the next forward and backward pass take."""
+    from raypretrain.training import buffers
+
+    buffers._LARGE = 0  # the weights here are small, and would be copied at once
+    pool = engine._copies._buffers._threads()
+    for _ in range(pool._max_workers):
+        pool.submit(time.sleep, 0.3)
+    return engine.snapshot()
 
 
 def rate(step: int) -> float:
@@ -207,6 +227,14 @@ def test_a_resumed_engine_goes_on_bit_by_bit(results: dict[str, Any], precision:
     assert found["loaded_loss"] == found["saved_loss"]
     assert found["resumed"] == found["further"]
     assert found["further"] != found["trained"][-FURTHER:]
+
+
+@pytest.mark.parametrize(("precision", "zero"), STAGES)
+def test_a_snapshot_that_is_still_copied_when_training_goes_on_is_of_before(
+    results: dict[str, Any], precision: str, zero: int
+) -> None:
+    found = results[f"{precision}-{zero}"]
+    assert found["late"] == found["further"]
 
 
 @pytest.mark.parametrize("zero", range(4))

@@ -12,9 +12,9 @@ import torch
 
 from raypretrain.errors import RunError
 from raypretrain.tokens.cursor import Cursor
+from raypretrain.tokens.dealer import StepRows
 from raypretrain.tokens.objectives import Causal
 from raypretrain.tokens.packing import Sequences
-from raypretrain.tokens.stream import StepRows
 from raypretrain.training.checkpoint import Standing
 from raypretrain.training.evaluation import HeldOut
 from raypretrain.training.guard import Guard, GuardConfig, stopped

@@ -1,0 +1,43 @@
+"""The first weights of a network."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from raypretrain.models.shape import ModelShape
+
+
+@torch.no_grad()
+def draw_weights(
+    network: nn.Module,
+    shape: ModelShape,
+    seed: int,
+    into_stream: tuple[str, ...],
+    cutoff: float | None = None,
+) -> None:
+    """Set every weight; the same seed gives the same weights on every machine.
+
+    Matrices are normal with the shape's ``initializer_range``; some are scaled by 1/sqrt(2·layers), as GPT-2's that
+    write into the residual stream, so that its variance does not grow with depth. Norms are 1, biases 0.
+
+    Args:
+        into_stream: the ends of the names of the matrices that are scaled.
+        cutoff: beyond so many standard deviations a weight is drawn anew; None keeps all.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in network.named_parameters():
+        if weight.ndim == 1:
+            weight.fill_(0.0 if name.endswith("bias") else 1.0)
+            continue
+        spread = shape.initializer_range
+        if name.endswith(into_stream):
+            spread /= math.sqrt(2 * shape.layers)
+        drawn = torch.empty(weight.shape)  # in fp32 on the CPU, whatever the weight's own dtype and device
+        if cutoff is None:
+            drawn.normal_(0.0, spread, generator=generator)
+        else:
+            nn.init.trunc_normal_(drawn, 0.0, spread, -cutoff * spread, cutoff * spread, generator=generator)
+        weight.copy_(drawn)

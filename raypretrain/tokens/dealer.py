@@ -1,0 +1,188 @@
+"""The dealer: an actor that lays the windows' sequences end to end, and hands every worker its rows of each step.
+
+Ray's own ``streaming_split`` deals whole blocks, so that each step of each worker has to be a block, cut by a task of
+its own; here a window stays one block, and a row's place is arithmetic, for any number of workers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from raypretrain.corpus.documents import BadRecord
+from raypretrain.errors import InputError, user_error
+from raypretrain.tokens.cursor import Cursor
+from raypretrain.tokens.dealing import Batch, Batches
+from raypretrain.tokens.objectives import Objective
+from raypretrain.tokens.packing import Sequences
+from raypretrain.tokens.stream import WindowSource, stream_parts
+
+_MOST_STEPS_OF_A_DEAL = 16
+_DEAL_OF_A_WORKER = 1 << 20  # bytes of tokens
+_DEAL_OF_ALL = 1 << 29  # the dealer holds about two of them
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """A worker's rows of a step, and what it must know of the whole batch.
+
+    Args:
+        sequences: this worker's ``global_batch / workers`` rows.
+        places: int64 [rows, 3], each one's window, part and index.
+        batch: the step's batch without its sequences.
+        sources: tokens of the batch from each source, int64 [sources].
+        predicted: tokens of the batch that the model learns to predict.
+    """
+
+    sequences: Sequences
+    places: NDArray[np.int64]
+    cursor: Cursor
+    sources: list[int]
+    predicted: int
+    bad: list[BadRecord]
+    storage: dict[str, float]
+
+
+class Dealer:
+    """An actor that lays the windows' sequences end to end and hands out rows of the global batches.
+
+    Every worker asks for its rows of the same steps; what all have taken is let go.
+
+    Args:
+        windows: the run's windows, in the object store.
+        cursor: the first sequence.
+        global_batch: sequences of a step.
+        workers: how many take from each step.
+        objective: what is learned of the sequences.
+        limits: of :func:`stream_parts`.
+    """
+
+    def __init__(
+        self,
+        windows: list[ray.ObjectRef[WindowSource]],  # in a list, or Ray would hand over the object itself
+        cursor: Cursor,
+        global_batch: int,
+        workers: int,
+        objective: Objective,
+        limits: dict[str, Any],
+    ) -> None:
+        self._batches = Batches(stream_parts(windows[0], cursor, **limits), cursor, global_batch)
+        self._share, self._workers, self._objective = global_batch // workers, workers, objective
+        self._steps: dict[int, StepRows] = {}
+        self._taken: dict[int, int] = {}
+        self._next_step = 0
+        self._error: Exception | None = None
+
+    def take(self, first: int, steps: int, rank: int) -> list[StepRows]:
+        """The rows of worker ``rank`` in the ``steps`` steps from ``first`` on (counted from the start of this dealer).
+
+        Raises:
+            RaypretrainError: the corpus cannot be read, or is used up.
+        """
+        self._read_up_to(first + steps)
+        rows = slice(rank * self._share, (rank + 1) * self._share)
+        deal = []
+        for s in range(first, first + steps):
+            whole = self._steps[s]
+            deal.append(replace(whole, sequences=whole.sequences[rows], places=whole.places[rows]))
+            self._taken[s] = self._taken.get(s, 0) + 1
+            if self._taken[s] == self._workers:
+                del self._taken[s], self._steps[s]
+        return deal
+
+    def _read_up_to(self, step: int) -> None:
+        if self._error:
+            raise self._error
+        try:
+            while self._next_step < step:
+                self._steps[self._next_step] = self._whole(next(self._batches))
+                self._next_step += 1
+        except StopIteration:
+            what = "the corpus is used up: every source has been read as often as its 'epochs' allows"
+            self._error = InputError(
+                what, where="corpus.sources", fix="train on fewer tokens, or allow more epochs"
+            )
+        except Exception as error:
+            self._error = user_error(error) or error  # the other workers get the same answer
+        if self._error:
+            raise self._error from None
+
+    def _whole(self, batch: Batch) -> StepRows:
+        sequences = batch.sequences
+        sources = sequences.sources.sum(axis=0, dtype=np.int64).tolist()
+        predicted = int(self._objective.counts(sequences).sum())
+        return StepRows(sequences, batch.places, batch.cursor, sources, predicted, batch.bad, batch.storage)
+
+
+def start_dealer(
+    windows: list[ray.ObjectRef[WindowSource]],
+    cursor: Cursor,
+    global_batch: int,
+    workers: int,
+    objective: Objective,
+    *,
+    cpus: float,
+    window_bytes: int,
+    **options: Any,
+) -> Any:
+    """A :class:`Dealer` as an actor that takes no CPU, and processes for its tasks, which import meanwhile.
+
+    Args:
+        cpus, window_bytes: as of :func:`stream_parts`.
+        options: of the actor.
+    """
+    actor = ray.remote(Dealer).options(num_cpus=0, **options)
+    limits = {"cpus": cpus, "window_bytes": window_bytes}
+    dealer = actor.remote(windows, cursor, global_batch, workers, objective, limits)
+    for _ in range(math.ceil(cpus)):
+        ray.remote(_warm_up).options(num_cpus=0, scheduling_strategy="SPREAD").remote()
+    return dealer
+
+
+def _warm_up() -> None:
+    """What a task of the stream imports, half a second's worth."""
+    import raypretrain.tokens.window  # noqa: F401
+
+
+def steps_of_a_deal(global_batch: int, length: int, workers: int = 1) -> int:
+    """How many steps one hand-over carries at most: enough that its cost does not count, however many workers ask.
+
+    At most 16; at most 1 MiB of tokens for each worker, and 512 MiB for all; but one step at least.
+    """
+    tokens = min(workers * _DEAL_OF_A_WORKER, _DEAL_OF_ALL) // 4
+    return max(1, min(_MOST_STEPS_OF_A_DEAL, tokens // (global_batch * length)))
+
+
+class DealtSteps:
+    """A worker's steps, one after the other, from the dealer; the next deal is on its way while this one is used.
+
+    The first deal is one step, so that it comes soon; each has twice as many as the one before, up to ``deal_steps``.
+    """
+
+    def __init__(self, dealer: Any, rank: int, steps: int, deal_steps: int) -> None:
+        self._dealer, self._rank, self._left, self._deal_steps = dealer, rank, steps, deal_steps
+        self._first = 0
+        self._next_deal = 1
+        self._coming = self._ask()
+
+    def __iter__(self) -> Iterator[StepRows]:
+        while self._coming is not None:
+            deal = ray.get(self._coming)
+            self._coming = self._ask()
+            yield from deal
+
+    def _ask(self) -> Any:
+        steps = min(self._next_deal, self._deal_steps, self._left)
+        if steps == 0:
+            return None
+        self._next_deal = 2 * steps
+        asked = self._dealer.take.remote(self._first, steps, self._rank)
+        self._first += steps
+        self._left -= steps
+        return asked
