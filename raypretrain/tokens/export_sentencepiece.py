@@ -10,8 +10,12 @@ from typing import Any
 
 from raypretrain.tokens.tokenizer_json import sequence, split
 from raypretrain.tokens.tokenizer_json import tokenizer_json as whole_json
-from raypretrain.tokens.tokenizer_sentencepiece import SentencePieceTokenizer
-from raypretrain.tokens.words import SPACE, WORDS
+from raypretrain.tokens.tokenizer_sentencepiece import SPACE, SentencePieceTokenizer
+
+_LETTERS = r"[A-Za-z]++(?![^\x00-\x7f])"
+_SIGNS = r"[!-@\[-`{-~]++(?![^A-Za-z \n\t])"
+_WORDS = rf"[ \n\t]*+(?:{_LETTERS}|{_SIGNS}|[^ \n\t]++)|[ \n\t]++"
+"""A regular expression that cuts any text into words, without rest, where no piece of ours spans the cut."""
 
 _NEVER = -1e4  # the score of a piece that text must never match by its name, such as <0x0A>
 
@@ -30,7 +34,7 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
         bos=tokenizer.bos,
         decoder=sequence("decoders", decoders),
         normalizer=prefix,
-        pre_tokenizer=split(WORDS),
+        pre_tokenizer=split(_WORDS),
     )
 
 

@@ -7,7 +7,7 @@ tokenizing, one half with the prefix first (PSM), one with the suffix first (SPM
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -104,20 +104,14 @@ def encode_arranged(
     texts: Sequence[str], arrangements: Sequence[Arrangement | None], tokenizer: Tokenizer
 ) -> list[NDArray[np.int32]]:
     """The ids of each text in its new order, marks among them: int32 [tokens]."""
-    found = tokenizer.encode_batch(
-        [text for text, way in zip(texts, arrangements, strict=True) if way is None]
-    )
-    plain = iter(found)
-    return [
-        next(plain) if way is None else np.concatenate([ids for _, ids in _encoded(text, way, tokenizer)])
-        for text, way in zip(texts, arrangements, strict=True)
-    ]
+    encoded = _encoded(texts, arrangements, tokenizer)
+    return [np.concatenate([ids for _, ids in one]) if len(one) > 1 else one[0][1] for one in encoded]
 
 
 def arranged_spans(text: str, way: Arrangement, tokenizer: Tokenizer) -> NDArray[np.int64]:
     """As :meth:`Tokenizer.spans`, for the ids of :func:`encode_arranged`; a mark has no characters."""
     spans = []
-    for section, ids in _encoded(text, way, tokenizer):
+    for section, ids in _encoded([text], [way], tokenizer)[0]:
         if section.mark is not None:
             spans.append(np.full((1, 2), section.start))
             ids = ids[1:]
@@ -129,12 +123,22 @@ def arranged_spans(text: str, way: Arrangement, tokenizer: Tokenizer) -> NDArray
 
 
 def _encoded(
-    text: str, way: Arrangement, tokenizer: Tokenizer
-) -> Iterator[tuple[Section, NDArray[np.int32]]]:
-    """Each section and its ids, its mark before them."""
-    assert tokenizer.infill is not None
-    for section in way.sections(len(text), tokenizer.infill):
-        encode = tokenizer.encode_on if section.start else tokenizer.encode_batch
-        ids = encode([text[section.start : section.stop]])[0]
-        mark = np.array([] if section.mark is None else [section.mark], np.int32)
-        yield section, np.concatenate([mark, ids])
+    texts: Sequence[str], arrangements: Sequence[Arrangement | None], tokenizer: Tokenizer
+) -> list[list[tuple[Section, NDArray[np.int32]]]]:
+    """The sections of each text and their ids, with the mark before them."""
+    orders = [
+        [Section(None, 0, len(text))] if way is None else way.sections(len(text), tokenizer.infill or ())
+        for text, way in zip(texts, arrangements, strict=True)
+    ]
+    begin: list[str] = []
+    go_on: list[str] = []
+    for text, sections in zip(texts, orders, strict=True):
+        for section in sections:
+            (go_on if section.start else begin).append(text[section.start : section.stop])
+    of_begin, of_go_on = iter(tokenizer.encode_batch(begin)), iter(tokenizer.encode_on(go_on))
+
+    def ids(section: Section) -> NDArray[np.int32]:
+        found = next(of_go_on if section.start else of_begin)
+        return found if section.mark is None else np.concatenate([np.array([section.mark], np.int32), found])
+
+    return [[(section, ids(section)) for section in sections] for sections in orders]

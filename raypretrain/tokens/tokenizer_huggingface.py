@@ -22,11 +22,11 @@ from raypretrain.tokens.tokenizer_cuts import CUTS, cut_of
 from raypretrain.tokens.tokenizer_json import begin
 from raypretrain.tokens.tokenizer_specials import COMPANIONS, find_specials, infill_marks
 from raypretrain.tokens.tokenizer_values import FIX, declare, is_lossless, parsed, steps_of, texts_of_tokens
-from raypretrain.tokens.words import Words, pieces
+from raypretrain.tokens.words import Cut, Words, pieces
 
 JSON_NAME = "tokenizer.json"
 
-_known_cuts: dict[str, re.Pattern[str] | None] = {}  # trying takes some tenths of a second
+_known_cuts: dict[str, Cut | None] = {}  # trying takes some tenths of a second
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -70,14 +70,11 @@ class HuggingFaceTokenizer(Tokenizer):
         self.byte_lengths = np.array([len(text) for text in self.texts], np.int32)
         self.lossless = is_lossless(self._values, names)
         self._refuse_specials_in_text(where)
-        self._words = Words(self._encode_word)
-        contents = sorted(
-            (re.escape(token["content"]) for token in self._own_tokens()), key=len, reverse=True
-        )
-        self._own = re.compile(f"({'|'.join(contents)})") if contents else None
         self._cut = self._find_cut() if cut is None else None if cut < 0 else CUTS[cut]
-        if cut is None and self._cut and not self._words_agree():
-            self._cut = None
+        if self._cut is not None:
+            self._words = Words(self._cut, self._encode_words, self._own())
+            if cut is None and not self._words_agree():
+                self._cut = None
 
     def decode(self, ids: Iterable[int]) -> str:
         if self.lossless:
@@ -133,28 +130,26 @@ class HuggingFaceTokenizer(Tokenizer):
         if self._cut is None:
             encoded = self._backend.encode_batch_fast(texts, add_special_tokens=False)
             return [np.array(one.ids, np.int32) for one in encoded]
-        return [np.frombuffer(self._words.ids(self._words_of(text)), np.int32) for text in texts]
+        return self._words.ids(texts)
 
-    def _words_of(self, text: str) -> list[str]:
-        cut, own = self._cut, self._own
-        assert cut is not None
-        if own is None or not own.search(text):
-            return cut.findall(text)
-        parts = enumerate(own.split(text))
-        return [word for i, part in parts for word in ([part] if i % 2 else cut.findall(part))]
-
-    def _encode_word(self, word: str) -> bytes:
-        return array("i", self._backend.encode(word, add_special_tokens=False).ids).tobytes()
+    def _encode_words(self, words: list[str]) -> list[bytes]:
+        encoded = self._backend.encode_batch_fast(words, add_special_tokens=False)
+        return [array("i", one.ids).tobytes() for one in encoded]
 
     def _pieces(self, text: str) -> Iterator[str]:
         longest = max((len(token["content"]) for token in self._own_tokens()), default=1)
-        return iter([text]) if self._cut is None else pieces(text, self._words_of, longest)
+        return iter([text]) if self._cut is None else pieces(text, self._cut.words, longest)
 
     def _own_tokens(self) -> list[dict[str, Any]]:
         """Tokens that are looked for in a text before it is cut, and that are no special ones."""
         return [token for token in self._values["added_tokens"] if not token["special"]]
 
-    def _find_cut(self) -> re.Pattern[str] | None:
+    def _own(self) -> re.Pattern[bytes] | None:
+        """What finds them, the longest first."""
+        names = sorted((token["content"].encode() for token in self._own_tokens()), key=len, reverse=True)
+        return re.compile(b"|".join(map(re.escape, names))) if names else None
+
+    def _find_cut(self) -> Cut | None:
         """How a text can be cut into words."""
         for token in self._own_tokens():
             flags = token["lstrip"] or token["rstrip"] or token["single_word"]

@@ -5,9 +5,9 @@ pieces, newline and tab as symbols of their own, digits one by one, and bytes fo
 know. One from elsewhere is taken if it keeps every character as well; a space that it wants in front of a text
 is put there, and taken off again.
 
-Speed: SentencePiece makes no piece that spans the place before white space, or between an English letter
-and another ASCII character. So the pieces of a text are those of its *words*, cut at these places, and a
-word that was met before is looked up.
+Speed: SentencePiece makes no piece that spans the place before white space, or between an English letter and
+another ASCII character; newline and tab are pieces by themselves. So the pieces of a text are those of its
+*words*, cut at these places, and a word that was met before is looked up.
 """
 
 from __future__ import annotations
@@ -24,10 +24,15 @@ from numpy.typing import NDArray
 from raypretrain.errors import InputError
 from raypretrain.tokens.tokenizer_base import Tokenizer
 from raypretrain.tokens.tokenizer_specials import infill_marks, mask_of
-from raypretrain.tokens.words import SPACE, SPANNING, WORD, Words, parts_of, pieces
+from raypretrain.tokens.words import Cut, Words, pieces
 
 MODEL_NAME = "tokenizer.model"
 
+SPACE = "\u2581"  # what SentencePiece writes for a space inside a piece
+
+_SIGNS = "5.'\0\r\v"
+CUT = Cut((f"a{_SIGNS}é—\xa0", " \t\n"), ("a", _SIGNS), (_SIGNS, "a"))
+_SPANNING = re.compile(rf"[^{SPACE}]{SPACE}|[\n\t]|[A-Za-z][\x00-@\[-`{{-\x7f]|[\x00-@\[-`{{-\x7f][A-Za-z]")
 _ALONE = f"\n\t{SPACE}"
 
 
@@ -69,11 +74,10 @@ class SentencePieceTokenizer(Tokenizer):
         self.texts = _texts_of_pieces(self._processor)
         self.byte_lengths = np.array([len(text) for text in self.texts], dtype=np.int32)
         # SentencePiece takes a real U+2581 for a space, and a space that no text of its training had for U+2581.
-        self._spaced = self._processor.piece_to_id(SPACE) != self.unk
-        alone = _ALONE if self._spaced else f" {_ALONE}"
+        alone = _ALONE if self._processor.piece_to_id(SPACE) != self.unk else f" {_ALONE}"
         self._fixed = {sign: self._alone(sign) for sign in alone}
         self._parts = re.compile(f"[{alone}]|[^{alone}]+")
-        self._words = Words(self._encode_word)
+        self._words = Words(CUT, self._encode_words)
 
     def encode_batch(self, texts: Iterable[str]) -> list[NDArray[np.int32]]:
         if self.prefix:
@@ -121,39 +125,17 @@ class SentencePieceTokenizer(Tokenizer):
         return self.model
 
     def _pieces(self, text: str) -> Iterator[str]:
-        return pieces(text, WORD.findall)
+        return pieces(text, CUT.words)
 
     def _encode(self, texts: list[str]) -> list[NDArray[np.int32]]:
-        if self.kind == "unigram" and self._spaced:
-            return self._in_parts(texts)
-        return [self._by_words(text) for text in texts]
+        return self._words.ids(texts)
 
-    def _by_words(self, text: str) -> NDArray[np.int32]:
-        return np.frombuffer(self._words.ids(WORD.findall(text)), dtype=np.int32)
-
-    def _in_parts(self, texts: list[str]) -> list[NDArray[np.int32]]:
-        """Unigram is quick enough for whole texts to be cheaper than words; cut so that its sums stay exact."""
-        parts = [parts_of(text) for text in texts]
-        encoded = iter(self._encode_plain([part for some in parts for part in some]))
-        found = []
-        for text, some in zip(texts, parts, strict=True):
-            if len(some) == 1:
-                found.append(next(encoded))
-            else:
-                ids = [next(encoded) for _ in some]
-                found.append(np.concatenate(ids) if ids else self._by_words(text))
-        return found
-
-    def _encode_plain(self, texts: list[str]) -> list[NDArray[np.int32]]:
-        if len(texts) > 1:
-            return list(self._processor.encode_as_numpy(texts, num_threads=1))
-        return [self._processor.encode_as_numpy(text) for text in texts]  # a batch begins with a new thread
-
-    def _encode_word(self, word: str) -> bytes:
-        fixed, ids = self._fixed, array("i")
-        for part in self._parts.findall(word):
-            ids.extend(fixed.get(part) or self._processor.encode(part))
-        return ids.tobytes()
+    def _encode_words(self, words: list[str]) -> list[bytes]:
+        parts = [self._parts.findall(word) for word in words]
+        unknown = [part for some in parts for part in some if part not in self._fixed]
+        encoded = iter(self._processor.encode(unknown, num_threads=1))
+        found = [[i for part in some for i in self._fixed.get(part) or next(encoded)] for some in parts]
+        return [array("i", ids).tobytes() for ids in found]
 
     def _alone(self, sign: str) -> list[int]:
         """The ids of a character that no other piece holds: its own piece, or its bytes."""
@@ -198,7 +180,7 @@ def _loses(proto: Any) -> str | None:
     alone = {"\n", "\t"}
     user = {piece.piece for piece in proto.pieces if piece.type in (piece.USER_DEFINED, piece.UNUSED)}
     cut = normalizer.escape_whitespaces and not trainer.treat_whitespace_as_suffix
-    if not cut or user - alone or any(SPANNING.search(name) for name in names - alone):
+    if not cut or user - alone or any(_SPANNING.search(name) for name in names - alone):
         return "has pieces across words or symbols of its own"
     return None
 

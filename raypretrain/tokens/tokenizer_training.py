@@ -10,8 +10,7 @@ from pathlib import Path
 from raypretrain import storage
 from raypretrain.errors import InputError
 from raypretrain.tokens.tokenizer_config import TokenizerConfig
-from raypretrain.tokens.tokenizer_sentencepiece import SentencePieceTokenizer, model_proto
-from raypretrain.tokens.words import SPACE
+from raypretrain.tokens.tokenizer_sentencepiece import SPACE, SentencePieceTokenizer, model_proto
 
 
 def train_tokenizer(

@@ -13,8 +13,7 @@ from tokenizer_kinds import like_llama2, sentencepiece_model
 from raypretrain.config import validate
 from raypretrain.errors import InputError, RecipeError
 from raypretrain.tokens.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
-from raypretrain.tokens.tokenizer_sentencepiece import SentencePieceTokenizer
-from raypretrain.tokens.words import SPACE
+from raypretrain.tokens.tokenizer_sentencepiece import SPACE, SentencePieceTokenizer
 
 KINDS = ["bpe", "unigram"]
 
@@ -74,7 +73,7 @@ def test_real_text_comes_back_as_it_was(tokenizer):
         loses_nothing(tokenizer, text)
 
 
-def test_the_pieces_of_words_are_those_of_sentencepiece_for_the_whole_text(tokenizers):
+def test_bpe_pieces_are_those_of_sentencepiece_for_the_whole_text(tokenizers):
     processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizers["bpe"].model)
     docs = [*reviews(400)[100:], *python_files(60), "naïve—“quoted”, x\x01y 3.14é 漢字,漢 don't \r\n\tif"]
     for ours, theirs in zip(tokenizers["bpe"].encode_batch(docs), processor.encode(docs), strict=True):
@@ -82,7 +81,7 @@ def test_the_pieces_of_words_are_those_of_sentencepiece_for_the_whole_text(token
         assert ours.tolist() == theirs
 
 
-def test_whole_texts_parts_and_words_have_the_same_unigram_pieces(tokenizers):
+def test_unigram_pieces_are_those_of_sentencepiece_for_a_text_that_its_sums_are_exact_for(tokenizers):
     ours = tokenizers["unigram"]
     processor = sentencepiece.SentencePieceProcessor(model_proto=ours.model)
     docs = [*reviews(400)[100:], *python_files(60), "x" * 5000, " " * 5000, "a " * 5000, "漢字 " * 2000]

@@ -8,7 +8,7 @@ from real_text import python_files, reviews
 
 from raypretrain.tokens.export import save_huggingface_tokenizer
 from raypretrain.tokens.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
-from raypretrain.tokens.words import SPACE
+from raypretrain.tokens.tokenizer_sentencepiece import SPACE
 
 ODD = [
     "",

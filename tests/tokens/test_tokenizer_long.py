@@ -14,8 +14,8 @@ from tokenizer_kinds import KINDS, tokenizer_of
 
 from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.tokens.tokenizer_huggingface import HuggingFaceTokenizer
-from raypretrain.tokens.tokenizer_sentencepiece import SentencePieceTokenizer
-from raypretrain.tokens.words import PIECE, WORD, pieces
+from raypretrain.tokens.tokenizer_sentencepiece import CUT, SentencePieceTokenizer
+from raypretrain.tokens.words import PIECE, pieces
 
 QUICK = ("bpe", "unigram", "like-llama2", "like-llama3", "bytes")
 ALL = [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
@@ -65,7 +65,7 @@ def test_a_long_text_has_spans_and_bytes_as_any(kind: str) -> None:
 
 def test_a_word_that_is_longer_than_a_piece_is_cut_where_a_piece_ends() -> None:
     text = "a " * 10 + "x" * (2 * PIECE) + " b"
-    parts = list(pieces(text, WORD.findall))
+    parts = list(pieces(text, CUT.words))
     assert "".join(parts) == text
     assert max(map(len, parts)) <= PIECE
     assert len(parts) <= 4
