@@ -20,6 +20,9 @@ LEAST_STREAM_CPUS = 0.5
 """CPUs that the stream needs beside the workers, at least: Ray Data waits for ever if there are none."""
 
 _OBJECT_STORE_BYTES = 512 * 2**20
+_TASKS_REMEMBERED = 5_000
+"""Of tasks that are done, by a cluster of our own: 100,000 by default, 2 kB each. Few ever look at them."""
+
 _ADDRESS_SECONDS = 5.0
 _MANY_FILES = 512
 _FILES_AT_ONCE = 16
@@ -87,6 +90,7 @@ def connect(address: str | None, cpus: float | None = None) -> None:
         object_store_memory=_OBJECT_STORE_BYTES,
         log_to_driver=False,
         logging_level=logging.ERROR,
+        _system_config={"task_events_max_num_task_in_gcs": _TASKS_REMEMBERED},
     )
 
 
