@@ -24,16 +24,18 @@ from numpy.typing import NDArray
 from raypretrain.errors import InputError
 from raypretrain.tokens.tokenizer_base import Tokenizer
 from raypretrain.tokens.tokenizer_specials import infill_marks, mask_of
-from raypretrain.tokens.words import Cut, Words, pieces
+from raypretrain.tokens.words import KINDS, Cut, Words, pieces
 
 MODEL_NAME = "tokenizer.model"
 
 SPACE = "\u2581"  # what SentencePiece writes for a space inside a piece
 
 _SIGNS = "5.'\0\r\v"
-CUT = Cut((f"a{_SIGNS}é—\xa0", " \t\n"), ("a", _SIGNS), (_SIGNS, "a"))
+_ALONE = "\n\t"
+CUT = Cut(
+    (f"a{_SIGNS}é—\xa0", " "), ("a", _SIGNS), (_SIGNS, "a"), (KINDS, _ALONE), (_ALONE, f"a{_SIGNS}é {_ALONE}")
+)
 _SPANNING = re.compile(rf"[^{SPACE}]{SPACE}|[\n\t]|[A-Za-z][\x00-@\[-`{{-\x7f]|[\x00-@\[-`{{-\x7f][A-Za-z]")
-_ALONE = f"\n\t{SPACE}"
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -74,9 +76,9 @@ class SentencePieceTokenizer(Tokenizer):
         self.texts = _texts_of_pieces(self._processor)
         self.byte_lengths = np.array([len(text) for text in self.texts], dtype=np.int32)
         # SentencePiece takes a real U+2581 for a space, and a space that no text of its training had for U+2581.
-        alone = _ALONE if self._processor.piece_to_id(SPACE) != self.unk else f" {_ALONE}"
-        self._fixed = {sign: self._alone(sign) for sign in alone}
-        self._parts = re.compile(f"[{alone}]|[^{alone}]+")
+        alone = SPACE if self._processor.piece_to_id(SPACE) != self.unk else f" {SPACE}"
+        self._fixed = {sign: self._alone(sign) for sign in alone + _ALONE}
+        self._apart, self._parts = re.compile(f"[{alone}]"), re.compile(f"[{alone}]|[^{alone}]+")
         self._words = Words(CUT, self._encode_words)
 
     def encode_batch(self, texts: Iterable[str]) -> list[NDArray[np.int32]]:
@@ -131,11 +133,17 @@ class SentencePieceTokenizer(Tokenizer):
         return self._words.ids(texts)
 
     def _encode_words(self, words: list[str]) -> list[bytes]:
-        parts = [self._parts.findall(word) for word in words]
-        unknown = [part for some in parts for part in some if part not in self._fixed]
-        encoded = iter(self._processor.encode(unknown, num_threads=1))
-        found = [[i for part in some for i in self._fixed.get(part) or next(encoded)] for some in parts]
+        # Few words hold anything to look up: the others are encoded in one go.
+        apart = [word in self._fixed or self._apart.search(word) is not None for word in words]
+        encoded = iter(
+            self._processor.encode([w for w, so in zip(words, apart, strict=True) if not so], num_threads=1)
+        )
+        found = (self._by_parts(w) if so else next(encoded) for w, so in zip(words, apart, strict=True))
         return [array("i", ids).tobytes() for ids in found]
+
+    def _by_parts(self, word: str) -> list[int]:
+        parts = self._parts.findall(word)
+        return [i for part in parts for i in self._fixed.get(part) or self._processor.encode(part)]
 
     def _alone(self, sign: str) -> list[int]:
         """The ids of a character that no other piece holds: its own piece, or its bytes."""

@@ -54,11 +54,15 @@ class Cut:
     """Which places of a text are between two words."""
 
     def __init__(self, *rules: tuple[str, str]) -> None:
-        """Args: pairs of :data:`KINDS`; a place is cut if what is before and after it is in one of the pairs."""
+        """Args: pairs of :data:`KINDS`; a place is cut if what is before and after it is in one of the pairs.
+
+        After a place whatever is not ASCII counts as ``é``.
+        """
         table = np.zeros((16, 16), bool)
         for before, after in rules:
             for one, other in product(before, after):
-                assert other.isascii()  # or characters of several bytes would be cut in themselves
+                # Or characters of several bytes would be cut in themselves.
+                assert other.isascii() or (one.isascii() and other == "é")
                 table[KINDS.index(one), KINDS.index(other)] = True
         self._table = table.tobytes()
         self._scripts = len({table[KINDS.index(kind)].tobytes() for kind in "é—\xa0"}) > 1
