@@ -21,7 +21,7 @@ from report import Row, figure, parser, report, say_load, show
 
 from raypretrain.tokens import dealer as dealer_module
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.dealer import Dealer, steps_of_a_deal
+from raypretrain.tokens.dealer import Dealer, Turn, steps_of_a_deal
 from raypretrain.tokens.dealing import Batches, Part
 from raypretrain.tokens.objectives import Causal
 from raypretrain.tokens.packing import Sequences
@@ -56,7 +56,8 @@ class FromMemory(Dealer):
             return (Part(w, 0, made.sequences) for w in count())
 
         dealer_module.stream_parts = endless
-        super().__init__([None], Cursor(), batch, workers, OBJECTIVE, {})  # type: ignore[list-item]
+        super().__init__([None], batch, OBJECTIVE, {})  # type: ignore[list-item]
+        self.begin(Turn(1, Cursor(), workers))
 
     def cpu(self) -> float:
         """Seconds of CPU that this process has used."""
@@ -70,7 +71,7 @@ class Ranks:
     def run(self, dealer: list[Any], ranks: list[int], deals: int, first: int, steps: int) -> int:
         """The calls that were made."""
         for deal in range(deals):
-            asked = [dealer[0].take.remote(first + deal * steps, steps, rank) for rank in ranks]
+            asked = [dealer[0].take.remote(1, first + deal * steps, steps, rank) for rank in ranks]
             for ref in asked:
                 assert ray.get(ref)[0].sequences.tokens.flags.c_contiguous
             del asked, ref

@@ -29,7 +29,7 @@ from text import write_corpus
 
 from raypretrain.demo.reviews import read_reviews
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.dealer import DealtSteps, start_dealer, steps_of_a_deal
+from raypretrain.tokens.dealer import DealtSteps, Turn, start_dealer, steps_of_a_deal
 from raypretrain.tokens.objectives import Causal
 from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.tokens.window import Windows
@@ -44,7 +44,11 @@ class Rank:
     """Takes its rows of every step, as a training worker does."""
 
     def __init__(self, dealer: list[Any], rank: int) -> None:
-        self._steps = iter(DealtSteps(dealer[0], rank, 10**9, steps_of_a_deal(BATCH, LENGTH, RANKS)))
+        self._steps = iter(
+            DealtSteps(
+                dealer[0], Turn(1, Cursor(), RANKS), rank, 10**9, steps_of_a_deal(BATCH, LENGTH, RANKS)
+            )
+        )
 
     def take(self, seconds: float) -> int:
         """Tokens of the steps that came in that time."""
@@ -57,9 +61,7 @@ class Rank:
 def watch(windows: Windows, seconds: float, every: float) -> tuple[list[dict[str, float]], float]:
     """Samples of bytes by role, with ``seconds`` since the start; and tokens per second."""
     objective = Causal(windows.tokenizer.bos)
-    dealer = start_dealer(
-        [ray.put(windows)], Cursor(), BATCH, RANKS, objective, cpus=2.0, window_bytes=4 << 20
-    )
+    dealer = start_dealer([ray.put(windows)], BATCH, objective, cpus=2.0, window_bytes=4 << 20)
     ranks = [ray.remote(Rank).options(num_cpus=0).remote([dealer], r) for r in range(RANKS)]
     samples, tokens, begun = [], 0, time.perf_counter()
     while time.perf_counter() - begun < seconds:

@@ -1,5 +1,8 @@
 """The dealer: an actor that lays the windows' sequences end to end, and hands every worker its rows of each step.
 
+One lives as long as the run's driver, so that a group of workers that follows a lost one finds it, and the processes of
+its tasks, with all that they have imported.
+
 Ray's own ``streaming_split`` deals whole blocks, so that each step of each worker has to be a block, cut by a task of
 its own; here a window stays one block, and a row's place is arithmetic, for any number of workers.
 """
@@ -7,18 +10,19 @@ its own; here a window stays one block, and a row's place is arithmetic, for any
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypretrain.corpus.documents import BadRecord
 from raypretrain.errors import InputError, user_error
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.dealing import Batch, Batches
+from raypretrain.tokens.dealing import Batch, Batches, Part
 from raypretrain.tokens.objectives import Objective
 from raypretrain.tokens.packing import Sequences
 from raypretrain.tokens.stream import WindowSource, stream_parts
@@ -49,16 +53,29 @@ class StepRows:
     storage: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What a group of workers takes.
+
+    Args:
+        group: its number, larger than those of all groups before it.
+        cursor: the first sequence.
+        workers: how many take from each step.
+    """
+
+    group: int
+    cursor: Cursor
+    workers: int
+
+
 class Dealer:
     """An actor that lays the windows' sequences end to end and hands out rows of the global batches.
 
-    Every worker asks for its rows of the same steps; what all have taken is let go.
+    Every worker of a group asks for its rows of the same steps; what all have taken is let go.
 
     Args:
         windows: the run's windows, in the object store.
-        cursor: the first sequence.
         global_batch: sequences of a step.
-        workers: how many take from each step.
         objective: what is learned of the sequences.
         limits: of :func:`stream_parts`.
     """
@@ -66,35 +83,56 @@ class Dealer:
     def __init__(
         self,
         windows: list[ray.ObjectRef[WindowSource]],  # in a list, or Ray would hand over the object itself
-        cursor: Cursor,
         global_batch: int,
-        workers: int,
         objective: Objective,
         limits: dict[str, Any],
     ) -> None:
-        self._batches = Batches(stream_parts(windows[0], cursor, **limits), cursor, global_batch)
-        self._share, self._workers, self._objective = global_batch // workers, workers, objective
-        self._steps: dict[int, StepRows] = {}
-        self._taken: dict[int, int] = {}
-        self._next_step = 0
-        self._error: Exception | None = None
+        self._windows, self._global_batch, self._objective = windows, global_batch, objective
+        self._limits = limits
+        self._parts: Iterator[Part] = iter(())
+        self._begin(Turn(0, Cursor(), 1))
 
-    def take(self, first: int, steps: int, rank: int) -> list[StepRows]:
-        """The rows of worker ``rank`` in the ``steps`` steps from ``first`` on (counted from the start of this dealer).
+    @ray.method(max_task_retries=-1)
+    def begin(self, turn: Turn) -> None:
+        """Deal to another group; what the one before it has not taken is let go. Every worker of a group calls it."""
+        if turn.group > self._turn.group:
+            if isinstance(self._parts, Generator):
+                self._parts.close()  # ends its tasks, and gives back the CPUs that Ray Data has for them
+            self._begin(turn)
+
+    def take(self, group: int, first: int, steps: int, rank: int, begun: None = None) -> list[StepRows]:
+        """The rows of worker ``rank`` in the ``steps`` steps from ``first`` on, counted from the group's cursor.
+
+        Args:
+            begun: the result of :meth:`begin`, so that this comes after it.
 
         Raises:
             RaypretrainError: the corpus cannot be read, or is used up.
         """
+        if group != self._turn.group:
+            raise RuntimeError(
+                f"group {group} of workers asks for its rows in the turn of {self._turn.group}"
+            )
         self._read_up_to(first + steps)
-        rows = slice(rank * self._share, (rank + 1) * self._share)
+        share = self._global_batch // self._turn.workers
+        rows = slice(rank * share, (rank + 1) * share)
         deal = []
         for s in range(first, first + steps):
             whole = self._steps[s]
             deal.append(replace(whole, sequences=whole.sequences[rows], places=whole.places[rows]))
             self._taken[s] = self._taken.get(s, 0) + 1
-            if self._taken[s] == self._workers:
+            if self._taken[s] == self._turn.workers:
                 del self._taken[s], self._steps[s]
         return deal
+
+    def _begin(self, turn: Turn) -> None:
+        self._turn = turn
+        self._parts = stream_parts(self._windows[0], turn.cursor, **self._limits)
+        self._batches = Batches(self._parts, turn.cursor, self._global_batch)
+        self._steps: dict[int, StepRows] = {}
+        self._taken: dict[int, int] = {}
+        self._next_step = 0
+        self._error: Exception | None = None
 
     def _read_up_to(self, step: int) -> None:
         if self._error:
@@ -122,27 +160,37 @@ class Dealer:
 
 def start_dealer(
     windows: list[ray.ObjectRef[WindowSource]],
-    cursor: Cursor,
     global_batch: int,
-    workers: int,
     objective: Objective,
     *,
     cpus: float,
     window_bytes: int,
-    **options: Any,
 ) -> Any:
     """A :class:`Dealer` as an actor that takes no CPU, and processes for its tasks, which import meanwhile.
 
+    It lives as long as its handle; Ray starts it again if its process ends.
+
     Args:
         cpus, window_bytes: as of :func:`stream_parts`.
-        options: of the actor.
     """
-    actor = ray.remote(Dealer).options(num_cpus=0, **options)
-    limits = {"cpus": cpus, "window_bytes": window_bytes}
-    dealer = actor.remote(windows, cursor, global_batch, workers, objective, limits)
+    # Beside the driver: it is lost with it, and with no other node.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor = ray.remote(Dealer).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
+    dealer = actor.remote(windows, global_batch, objective, {"cpus": cpus, "window_bytes": window_bytes})
     for _ in range(math.ceil(cpus)):
         ray.remote(_warm_up).options(num_cpus=0, scheduling_strategy="SPREAD").remote()
     return dealer
+
+
+def wake_dealer(dealer: Any, turn: Turn, seconds: float) -> None:
+    """Have it begin before anybody asks it for rows.
+
+    One that does not in that time waits for something that does not come: its process is ended, and Ray starts another.
+    """
+    begun = dealer.begin.remote(turn)
+    if not ray.wait([begun], timeout=seconds)[0]:
+        ray.kill(dealer, no_restart=False)
+    ray.get(begun)
 
 
 def _warm_up() -> None:
@@ -165,10 +213,13 @@ class DealtSteps:
     The first deal is one step, so that it comes soon; each has twice as many as the one before, up to ``deal_steps``.
     """
 
-    def __init__(self, dealer: Any, rank: int, steps: int, deal_steps: int) -> None:
-        self._dealer, self._rank, self._left, self._deal_steps = dealer, rank, steps, deal_steps
+    def __init__(self, dealer: Any, turn: Turn, rank: int, steps: int, deal_steps: int) -> None:
+        """Args: the actor's handle, this worker's group and rank, its steps, and the most of one deal."""
+        self._dealer, self._turn, self._rank = dealer, turn, rank
+        self._left, self._deal_steps = steps, deal_steps
         self._first = 0
         self._next_deal = 1
+        self._begun = dealer.begin.remote(turn)
         self._coming = self._ask()
 
     def __iter__(self) -> Iterator[StepRows]:
@@ -182,7 +233,7 @@ class DealtSteps:
         if steps == 0:
             return None
         self._next_deal = 2 * steps
-        asked = self._dealer.take.remote(self._first, steps, self._rank)
+        asked = self._dealer.take.remote(self._turn.group, self._first, steps, self._rank, self._begun)
         self._first += steps
         self._left -= steps
         return asked

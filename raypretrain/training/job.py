@@ -31,7 +31,7 @@ class Job:
         folder: of the run; every worker must see it.
         sizes, shape, length: what follows from the recipe and the cluster.
         held_out: sequences for evaluation.
-        windows: the stream's, in the object store (in a list, so that Ray does not fetch it for every worker).
+        dealer: the actor that deals the stream's sequences.
         objective: what is learned of the sequences.
         start: where a run without a checkpoint stands; its fingerprints are those that a checkpoint must have.
         pointers: folder of Ray Train's own, for this start.
@@ -45,7 +45,7 @@ class Job:
     shape: ModelShape
     length: Length
     held_out: HeldOut
-    windows: list[Any]
+    dealer: Any
     objective: Objective
     start: Standing
     pointers: str

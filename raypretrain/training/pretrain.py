@@ -24,6 +24,7 @@ from raypretrain.errors import RunError
 from raypretrain.models.config import ModelShape
 from raypretrain.storage import check_writable, write_atomic
 from raypretrain.tokens.cursor import Cursor
+from raypretrain.tokens.dealer import start_dealer
 from raypretrain.training import checkpoint
 from raypretrain.training.board import start_board
 from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER, Standing
@@ -187,6 +188,7 @@ def _job(
         tokenizer=windows.tokenizer.fingerprint,
         corpus=windows.manifest.fingerprint,
     )
+    objective = objective_of(recipe, windows.tokenizer)
     # One folder for each start: Ray would otherwise go by what it remembers of the last one.
     attempt = time.strftime("%Y%m%d-%H%M%S")
     return Job(
@@ -196,8 +198,14 @@ def _job(
         shape=shape,
         length=length,
         held_out=prepared.held_out,
-        windows=[ray.put(windows)],
-        objective=objective_of(recipe, windows.tokenizer),
+        dealer=start_dealer(
+            [ray.put(windows)],
+            recipe.training.global_batch,
+            objective,
+            cpus=sizes.stream_cpus,
+            window_bytes=recipe.sequences.window,
+        ),
+        objective=objective,
         start=start,
         pointers=str(folder.ray / attempt),
         board=board,

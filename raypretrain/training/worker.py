@@ -15,12 +15,11 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.train.collective import broadcast_from_rank_zero
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from raypretrain.errors import RaypretrainError, user_error
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.dealer import DealtSteps, StepRows, start_dealer, steps_of_a_deal
+from raypretrain.tokens.dealer import DealtSteps, StepRows, Turn, steps_of_a_deal, wake_dealer
 from raypretrain.training.background import Means
 from raypretrain.training.board import Poster
 from raypretrain.training.cadence import Cadence, mean_time_between_failures
@@ -40,6 +39,9 @@ from raypretrain.training.requests import Request, agree
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.saving import Saver
 from raypretrain.training.takeup import TakeUp
+
+_DEALER_SECONDS = 5.0
+"""A dealer of lost workers that does not answer for so long is started again."""
 
 
 def train_worker(config: dict[str, Job]) -> None:
@@ -239,26 +241,16 @@ class Worker:
         self.saver = Saver(Means(self.crew, self.folder, config, self.fast), cadence, self.engine.snapshot)
 
     def _stream(self, cursor: Cursor, steps: int) -> DealtSteps:
-        """This worker's steps from ``cursor`` on; rank 0 starts the dealer, beside itself."""
+        """This worker's steps from ``cursor`` on."""
         job = self.job
-        dealer = None
-        if self.rank == 0:
-            dealer = start_dealer(
-                job.windows,
-                cursor,
-                job.recipe.training.global_batch,
-                self.world,
-                job.objective,
-                cpus=job.sizes.stream_cpus,
-                window_bytes=job.recipe.sequences.window,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(
-                    ray.get_runtime_context().get_node_id(), soft=True
-                ),
-            )
-        dealer = broadcast_from_rank_zero(dealer)
         batch, length = job.recipe.training.global_batch, job.recipe.sequences.length
         deal = steps_of_a_deal(batch, length, self.world)
-        return DealtSteps(dealer, self.rank, steps, deal)
+        turn = Turn(self.incarnation, cursor, self.world)
+        if self.incarnation > 1:
+            if self.rank == 0:
+                wake_dealer(job.dealer, turn, _DEALER_SECONDS)
+            self.crew.most(0)  # nobody asks before
+        return DealtSteps(job.dealer, turn, self.rank, steps, deal)
 
     def _asked_at(self) -> float:
         """When Ray had to start these workers: as the run began, or when those before them were lost."""

@@ -181,7 +181,7 @@ def test_workers_that_all_wait_for_data_are_found_and_the_stream_is_started_agai
     [stall] = found.named("stall")
     assert (stall["kind"], sorted(stall["ranks"]), stall["phase"]) == ("behind", [0, 1], "data")
     stacks = (folder / stall["stacks"]).read_text()
-    assert len(re.findall(r"stream\.py.*in __iter__\n", stacks)) == 2
+    assert len(re.findall(r"dealer\.py.*in __iter__\n", stacks)) == 2
     [lost] = found.named("lost")
     assert lost["time"] - stall["time"] < 10
     assert [group["step"] for group in found.named("group")] == [0, 0]

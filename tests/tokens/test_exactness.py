@@ -24,7 +24,7 @@ from raypretrain.corpus.manifest import build_manifest
 from raypretrain.corpus.sources import CorpusConfig, SourceConfig
 from raypretrain.tokens import dealer
 from raypretrain.tokens.cursor import Cursor, fingerprint_rows
-from raypretrain.tokens.dealer import Dealer, StepRows, steps_of_a_deal
+from raypretrain.tokens.dealer import Dealer, StepRows, Turn, steps_of_a_deal
 from raypretrain.tokens.dealing import Batch, Batches, Part
 from raypretrain.tokens.objectives import IGNORED, MaskConfig, Objective, make_objective
 from raypretrain.tokens.stream import from_table, to_table
@@ -137,16 +137,19 @@ def disturbed(windows: Windows, case: Case) -> list[int]:
     found: list[int] = []
     cursors = [Cursor()]
     lives = [*case.lives, (1, STEPS, 0)]
-    for workers, steps, since_checkpoint in lives:
-        again = pickle.loads(pickle.dumps(windows))  # another process
-        objective = objective_of(case, again.tokenizer)
-        found_by = Dealer([again], cursors[-1], case.global_batch, workers, objective, {})  # type: ignore[list-item]
+    found_by: Dealer | None = None
+    for group, (workers, steps, since_checkpoint) in enumerate(lives, 1):
+        if found_by is None or group % 2:  # every second group finds the dealer of the one before it
+            again = pickle.loads(pickle.dumps(windows))  # another process
+            objective = objective_of(case, again.tokenizer)
+            found_by = Dealer([again], case.global_batch, objective, {})  # type: ignore[list-item]
+        found_by.begin(Turn(group, cursors[-1], workers))
         steps = min(steps, STEPS - len(found))
         deal = steps_of_a_deal(case.global_batch, case.length)
         first = 0
         while first < steps:
             number = min(deal, steps - first)
-            shares = [found_by.take(first, number, rank) for rank in range(workers)]
+            shares = [found_by.take(group, first, number, rank) for rank in range(workers)]
             share = case.global_batch // workers
             for i in range(number):
                 own = [learned(objective, s[i], first=rank * share) for rank, s in enumerate(shares)]

@@ -14,7 +14,7 @@ from raypretrain.corpus.documents import BadRecord
 from raypretrain.errors import InputError
 from raypretrain.tokens import dealer as dealer_module
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.dealer import Dealer, DealtSteps, StepRows, steps_of_a_deal
+from raypretrain.tokens.dealer import Dealer, DealtSteps, StepRows, Turn, steps_of_a_deal
 from raypretrain.tokens.dealing import Part
 from raypretrain.tokens.objectives import Causal
 from raypretrain.tokens.packing import Sequences
@@ -59,7 +59,9 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Parts], None]:
 
 
 def dealer(cursor: Cursor = Cursor(), workers: int = 1) -> Dealer:
-    return Dealer([None], cursor, GLOBAL_BATCH, workers, Causal(BOS), {})  # type: ignore[list-item]
+    made = Dealer([None], GLOBAL_BATCH, Causal(BOS), {})  # type: ignore[list-item]
+    made.begin(Turn(1, cursor, workers))
+    return made
 
 
 def global_order(sequences: int) -> Sequences:
@@ -85,7 +87,7 @@ def read(of: Dealer, workers: int, steps: int = STEPS, deal: int = 3) -> list[St
         number = min(deal, steps - first)
         # The ranks come in another order each time.
         ranks = np.random.default_rng(first).permutation(workers).tolist()
-        deals = {rank: of.take(first, number, rank) for rank in ranks}
+        deals = {rank: of.take(1, first, number, rank) for rank in ranks}
         for i in range(number):
             whole = Sequences.concatenate([deals[rank][i].sequences for rank in range(workers)])
             places = np.concatenate([deals[rank][i].places for rank in range(workers)])
@@ -111,15 +113,15 @@ def test_each_worker_gets_its_part_of_every_batch() -> None:
     of = dealer(workers=3)
     order = global_order(2 * GLOBAL_BATCH)
     for rank in (2, 0, 1):
-        for i, step in enumerate(of.take(0, 2, rank)):
+        for i, step in enumerate(of.take(1, 0, 2, rank)):
             first = i * GLOBAL_BATCH + 4 * rank
             assert_same(step.sequences, order[first : first + 4])
 
 
 def test_a_worker_may_be_ahead_of_the_others() -> None:
     of = dealer(workers=2)
-    ahead = [step for first in (0, 2, 4) for step in of.take(first, 2, 1)]
-    behind = [step for first in (0, 3) for step in of.take(first, 3, 0)]
+    ahead = [step for first in (0, 2, 4) for step in of.take(1, first, 2, 1)]
+    behind = [step for first in (0, 3) for step in of.take(1, first, 3, 0)]
     together = [s.sequences for pair in zip(behind, ahead, strict=True) for s in pair]
     assert_same(Sequences.concatenate(together), global_order(6 * GLOBAL_BATCH))
 
@@ -181,10 +183,10 @@ def test_what_all_workers_have_taken_is_let_go(parts: Callable[[Parts], None]) -
     parts(watched)
     of = dealer(workers=2)
     for first in range(0, 40, 4):
-        of.take(first, 4, 0)
+        of.take(1, first, 4, 0)
     assert len(of._steps) == 40  # worker 1 has not come yet
     for first in range(0, 40, 4):
-        of.take(first, 4, 1)
+        of.take(1, first, 4, 1)
     assert not of._steps
     assert not of._taken
     # Of the parts themselves at most the one that is being dealt is held (the generator has the last, too).
@@ -207,20 +209,20 @@ def test_an_error_reaches_every_worker_and_stays(parts: Callable[[Parts], None])
     of = dealer(workers=3)
     good = 4  # 58 sequences come before window 8
     for rank in range(3):
-        assert len(of.take(0, good, rank)) == good
+        assert len(of.take(1, 0, good, rank)) == good
     for rank in (1, 0, 2, 1):
         with pytest.raises(InputError, match=r"a\.jsonl\.gz: is cut off"):
-            of.take(good, 1, rank)
+            of.take(1, good, 1, rank)
 
 
 def test_a_corpus_that_is_used_up_says_so_to_every_worker(parts: Callable[[Parts], None]) -> None:
     parts(lambda windows, cursor, **limits: iter([part(3, 0)]))
     of = dealer(workers=2)
     for rank in (0, 1):
-        assert len(of.take(0, 2, rank)) == 2
+        assert len(of.take(1, 0, 2, rank)) == 2
     for rank in (0, 1, 1):
         with pytest.raises(InputError, match="the corpus is used up"):
-            of.take(2, 1, rank)
+            of.take(1, 2, 1, rank)
 
 
 def test_the_users_error_is_taken_out_of_rays_wrapper(parts: Callable[[Parts], None]) -> None:
@@ -231,7 +233,7 @@ def test_the_users_error_is_taken_out_of_rays_wrapper(parts: Callable[[Parts], N
     of = dealer(workers=2)
     for rank in range(2):
         with pytest.raises(InputError) as caught:
-            of.take(0, 1, rank)
+            of.take(1, 0, 1, rank)
         assert str(caught.value) == "a.jsonl.gz: is cut off"
 
 
@@ -240,7 +242,7 @@ def test_a_bug_is_raised_as_it_is(parts: Callable[[Parts], None]) -> None:
     of = dealer(workers=2)
     for rank in range(2):
         with pytest.raises(ZeroDivisionError):
-            of.take(0, 1, rank)
+            of.take(1, 0, 1, rank)
 
 
 def test_a_deal_carries_at_most_a_mebibyte_for_a_worker_and_at_least_a_step() -> None:
@@ -261,19 +263,58 @@ def test_many_workers_take_several_steps_at_once_and_the_dealer_holds_little(wor
 
 
 def test_deals_grow_from_one_step() -> None:
-    asked: list[tuple[int, int, int]] = []
+    asked: list[tuple[int, ...]] = []
 
-    class Asked:
-        def remote(self, first: int, steps: int, rank: int) -> None:
-            asked.append((first, steps, rank))
+    class Method:
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def remote(self, *values: Any) -> Any:
+            if self._name == "take":
+                asked.append(values)
+            return None if self._name == "take" else "begun"
 
     class Remote:
-        take = Asked()
+        begin, take = Method("begin"), Method("take")
 
-    steps = DealtSteps(Remote(), 3, steps=20, deal_steps=4)
+    steps = DealtSteps(Remote(), Turn(7, Cursor(), 4), 3, steps=20, deal_steps=4)
     while steps._ask() is None and steps._left:
         pass
-    assert asked == [(0, 1, 3), (1, 2, 3), (3, 4, 3), (7, 4, 3), (11, 4, 3), (15, 4, 3), (19, 1, 3)]
+    pairs = [(0, 1), (1, 2), (3, 4), (7, 4), (11, 4), (15, 4), (19, 1)]
+    assert asked == [(7, first, number, 3, "begun") for first, number in pairs]
+
+
+def test_another_group_takes_its_turn_and_late_calls_of_the_one_before_change_nothing() -> None:
+    of = dealer(workers=2)
+    of.take(1, 0, 3, 0)  # the other worker is lost
+    for _ in range(3):  # as many as there are workers
+        of.begin(Turn(2, Cursor(), 3))
+    first = of.take(2, 0, 1, 1)
+    of.begin(Turn(1, Cursor(), 2))
+    with pytest.raises(RuntimeError, match="group 1 of workers"):
+        of.take(1, 3, 1, 0)
+    of.begin(Turn(2, Cursor(), 3))
+    order = global_order(2 * GLOBAL_BATCH)
+    assert_same(first[0].sequences, order[4:8])
+    assert_same(of.take(2, 0, 2, 2)[1].sequences, order[GLOBAL_BATCH + 8 : GLOBAL_BATCH + 12])
+
+
+def test_the_stream_of_the_group_before_is_closed(parts: Callable[[Parts], None]) -> None:
+    closed: list[Cursor] = []
+
+    def noting(windows: Any, cursor: Cursor, **limits: Any) -> Iterator[Part]:
+        try:
+            yield from endless(windows, cursor)
+        finally:
+            closed.append(cursor)
+
+    parts(noting)
+    of = dealer()
+    of.take(1, 0, 1, 0)
+    of.begin(Turn(2, Cursor(1), 1))
+    of.take(2, 0, 1, 0)
+    of.begin(Turn(3, Cursor(2), 1))
+    assert closed == [Cursor(), Cursor(1)]
 
 
 def test_a_part_goes_through_arrow_and_back() -> None:
