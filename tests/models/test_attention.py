@@ -114,6 +114,7 @@ def test_the_cache_appends_layer_by_layer():
 
 def test_rotated_products_depend_on_the_distance_alone():
     rotary = Rotary(8, 10_000.0)
+    torch.manual_seed(0)
     query, key = (torch.randn(1, 1, 1, 8, dtype=torch.float64) for _ in range(2))
 
     def product(at: int, other: int) -> float:
