@@ -31,6 +31,7 @@ def split(at: dict[str, float]) -> dict[str, float]:
     parts["the other steps"] = at["new_step"] - at["first_step"]
     parts["in all"] = at["new_step"] - at["killed"]
     parts["(steps done again)"] = at["again"]
+    parts["(a step before)"] = at["step"]
     return parts
 
 

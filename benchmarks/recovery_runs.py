@@ -12,11 +12,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,7 @@ def outcome(folder: Path, kills: Kills) -> dict[str, float]:
     assert len(lives) == 2, "the workers were not restarted once"
     first, second = lives
     done = max(line.get("step", 0) for line in first)
+    before = [line["time"] for line in first if "step" in line]
     steps = {line["step"]: line["time"] for line in second if "step" in line}
     starting = next((line["starting"] for line in second if "starting" in line), {})
     return {
@@ -105,6 +108,7 @@ def outcome(folder: Path, kills: Kills) -> dict[str, float]:
         "first_step": steps[min(steps)],
         "new_step": steps[done + 1],
         "again": done - (min(steps) - 1),
+        "step": statistics.median(after - at for at, after in pairwise(before)),
         **{f"span_{name}": seconds for name, seconds in starting.items()},
     }
 
@@ -126,7 +130,9 @@ def noting(config: dict[str, Any]) -> None:
             first = self.rank == 0 and row["step"] == self.standing.step + 1
             self.notes.note(step=row["step"], **({"starting": self.starting} if first else {}))
 
-    NotingWorker(config["job"]).run()
+    worker = NotingWorker(config["job"])
+    with worker.heartbeat():
+        worker.run()
 
 
 def ours(preset: str, folder: Path, notes: Path) -> None:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from raypretrain.models.config import DecoderShape, EncoderShape
 from raypretrain.models.encoder import MaskedLM
@@ -44,6 +49,22 @@ FAMILIES: dict[str, Family] = {
 """By the ``model_type`` of Hugging Face's config."""
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves the random numbers out that torch would give a new module's weights.
+
+    They take as long as the right ones, and on the meta device torch imports its compiler for them.
+    """
+
+    _DRAWS = frozenset((torch.Tensor.normal_, init.normal_, init.kaiming_uniform_, init.uniform_))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self._DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def build(shape: ModelShape) -> LanguageModel:
     """The language model of this shape; its weights are not set yet (``init_weights`` or a state dict does)."""
-    return FAMILIES[shape.family].network(shape)
+    with _Undrawn():
+        return FAMILIES[shape.family].network(shape)

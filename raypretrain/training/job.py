@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 
 from raypretrain.errors import RunError
@@ -88,10 +87,9 @@ class Job:
         Raises:
             RunError: the parent's weights are damaged.
         """
-        if not new:
-            with torch.device("meta"):
-                return build(self.shape).to_empty(device="cpu")
         model, folder = build(self.shape), RunFolder(self.folder)
+        if not new:
+            return model
         if not folder.parent_weights.is_file():
             model.init_weights(self.recipe.run.seed)
             return model
