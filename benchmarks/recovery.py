@@ -53,9 +53,7 @@ def main() -> None:
         kind: {name: statistics.median(row[name] for row in rows) for name in rows[0]}
         for kind, rows in found.items()
     }
-    lines: list[list[object]] = [
-        [name, middle["ours"][name], middle["peer"][name]] for name in middle["ours"]
-    ]
+    lines: list[list[object]] = [[name, *(rows[name] for rows in middle.values())] for name in middle["ours"]]
     print(f"{preset}: killed after step {KILL_AFTER}, a checkpoint every {EVERY} steps")
     show("", ["seconds", "ours", "stock Ray Train"], lines)
     own = statistics.median(sum(row[name] for name in OURS) for row in found["ours"])

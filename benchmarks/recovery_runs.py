@@ -157,7 +157,7 @@ def ours(preset: str, folder: Path, notes: Path) -> None:
             "evaluation": {"sequences": 4, "every": 10**6},
             "checkpoint": {"every": EVERY},
         },
-        "compute": {"workers": WORKERS, "device": "cpu", "cpus_per_worker": 0.5},
+        "compute": {"workers": WORKERS, "device": "cpu", "cpus_per_worker": 0.5, "zero": 0},
     }
     recipe = validate(values, PretrainRecipe, folder=folder, where="benchmark")
     pretrain(recipe, lambda event: None, function=noting)

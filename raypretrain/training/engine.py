@@ -11,7 +11,7 @@ import io
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ class EngineSettings:
         epsilon: of AdamW.
         clip: largest global norm of the gradient; 0 does not clip.
         universal: whether :meth:`Engine.load` is given files that were converted for another number of workers.
+        new: whether the model has its first weights; otherwise :meth:`Engine.load` follows.
     """
 
     zero: int
@@ -83,6 +84,7 @@ class EngineSettings:
     epsilon: float
     clip: float
     universal: bool = False
+    new: bool = True
 
 
 class Engine:
@@ -107,9 +109,11 @@ class Engine:
             eps=settings.epsilon,
             fused=True,
         )
-        self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=_deepspeed_config(settings), dist_init_required=False
-        )
+        config = _deepspeed_config(settings)
+        with contextlib.nullcontext() if settings.new else _no_broadcast():
+            self._engine, *_ = deepspeed.initialize(
+                model=model, optimizer=optimizer, config=config, dist_init_required=False
+            )
         self._copies = _Copies()
         self._copied: Callable[[], None] = lambda: None
         self._engine.checkpoint_engine = self._copies
@@ -233,6 +237,7 @@ class Engine:
         own = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         # DeepSpeed reads its own pickles; the caller has verified their hashes against our manifest.
         path, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        self._copies.forget()
         if path is None:
             raise FileNotFoundError(f"{folder}: no engine state")
         # Stage 3 gives every group what the first one had in converted files, its weight decay too.
@@ -252,6 +257,7 @@ class _Copies(TorchCheckpointEngine):
         super().__init__()
         self._buffers = Buffers()
         self._taken: State = []
+        self._read: dict[str, Any] = {}
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         """Whoever writes makes the folders."""
@@ -261,10 +267,32 @@ class _Copies(TorchCheckpointEngine):
         name = os.path.normpath(path)
         self._taken.append((name, self._buffers.copy(name, state_dict)))
 
+    def load(self, path: str, map_location: Any = None) -> Any:
+        """Read a file. Of some DeepSpeed first looks at how many there are, and then reads them again."""
+        if path not in self._read:
+            self._read = {}
+            self._read[path] = super().load(path, map_location)
+        return self._read[path]
+
+    def forget(self) -> None:
+        """Let go of what was read."""
+        self._read = {}
+
     def take(self) -> Snapshot:
         """What was copied since the last call, or still is."""
         taken, self._taken = self._taken, []
         return taken, self._buffers.waits()
+
+
+@contextlib.contextmanager
+def _no_broadcast() -> Iterator[None]:
+    """Without worker 0's weights for everybody: what is loaded replaces them."""
+    kind = deepspeed.DeepSpeedEngine
+    broadcast, kind._broadcast_model = kind._broadcast_model, lambda engine: None
+    try:
+        yield
+    finally:
+        kind._broadcast_model = broadcast
 
 
 def consolidated_state(folder: Path, zero: int) -> dict[str, Tensor]:

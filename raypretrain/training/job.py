@@ -62,7 +62,7 @@ class Job:
         sizes = replace(self.sizes, workers=world, micro_batch=micro_batch)
         return replace(self, sizes=sizes, start=replace(self.start, world_size=world))
 
-    def engine_settings(self, universal: bool) -> EngineSettings:
+    def engine_settings(self, new: bool, universal: bool) -> EngineSettings:
         """What the engine needs; ``universal`` where it loads what was converted for this number of workers."""
         training, sizes = self.recipe.training, self.sizes
         return EngineSettings(
@@ -77,6 +77,7 @@ class Job:
             epsilon=training.epsilon,
             clip=training.clip,
             universal=universal,
+            new=new,
         )
 
     def model(self, new: bool) -> LanguageModel:

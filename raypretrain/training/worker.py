@@ -111,8 +111,8 @@ class Worker:
         times.append(time.time())
         self._phase("building the model")
         self.phase("engine")
-        model = job.model(new=taken.found is None)
-        self.engine = Engine(model, job.engine_settings(taken.universal), self.device)
+        new = taken.found is None
+        self.engine = Engine(job.model(new), job.engine_settings(new, taken.universal), self.device)
         self.engine.watch(self.phase, self.progress.collective)
         times.append(time.time())
         self.phase("restore")
