@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,8 @@ def giant(model: str, folder: str) -> dict[str, float]:
     windows = windows_of(folder, Tokenizer.load(model), length=LENGTH)
     list(windows_of(f"{folder}-small", windows.tokenizer).parts(0))  # what any window needs
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.perf_counter()
-    tokens = sum(
-        p.sequences.tokens.size for w in windows.windows_from(0) if w < 1000 for p in windows.parts(w)
-    )
+    epoch = takewhile(lambda w: w < windows.plan.windows_of_an_epoch, windows.windows_from(0))
+    tokens = sum(part.sequences.tokens.size for w in epoch for part in windows.parts(w))
     seconds = time.perf_counter() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"before": before, "peak": peak, "seconds": seconds, "tokens": tokens}
