@@ -21,7 +21,7 @@ from report import Row, figure, parser, report, say_load, show
 
 from raypretrain.tokens import dealer as dealer_module
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.dealer import Dealer, Turn, steps_of_a_deal
+from raypretrain.tokens.dealer import Dealer, Supply, Turn, steps_of_a_deal
 from raypretrain.tokens.dealing import Batches, Part
 from raypretrain.tokens.objectives import Causal
 from raypretrain.tokens.packing import Sequences
@@ -56,8 +56,8 @@ class FromMemory(Dealer):
             return (Part(w, 0, made.sequences) for w in count())
 
         dealer_module.stream_parts = endless
-        super().__init__([None], batch, OBJECTIVE, {})  # type: ignore[list-item]
-        self.begin(Turn(1, Cursor(), workers))
+        super().__init__()
+        self.begin(Turn(1, Cursor(), workers, Supply([None], batch, OBJECTIVE, 1.0, 1)))  # type: ignore[list-item]
 
     def cpu(self) -> float:
         """Seconds of CPU that this process has used."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from text import write_corpus
 
 from raypretrain.demo.reviews import read_reviews
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.dealer import DealtSteps, Turn, start_dealer, steps_of_a_deal
+from raypretrain.tokens.dealer import DealtSteps, Supply, Turn, start_dealer, steps_of_a_deal
 from raypretrain.tokens.objectives import Causal
 from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.tokens.window import Windows
@@ -44,10 +43,14 @@ MB = 1e6
 class Rank:
     """Takes its rows of every step, as a training worker does."""
 
-    def __init__(self, dealer: list[Any], rank: int) -> None:
+    def __init__(self, dealer: list[Any], supply: Supply, rank: int) -> None:
         self._steps = iter(
             DealtSteps(
-                dealer[0], Turn(1, Cursor(), RANKS), rank, 10**9, steps_of_a_deal(BATCH, LENGTH, RANKS)
+                dealer[0],
+                Turn(1, Cursor(), RANKS, supply),
+                rank,
+                10**9,
+                steps_of_a_deal(BATCH, LENGTH, RANKS),
             )
         )
 
@@ -62,8 +65,9 @@ class Rank:
 def watch(windows: Windows, seconds: float, every: float) -> tuple[list[dict[str, float]], float]:
     """Samples of bytes by role, with ``seconds`` since the start; and tokens per second."""
     objective = Causal(windows.tokenizer.bos)
-    dealer = start_dealer([ray.put(windows)], BATCH, objective, cpus=2.0, window_bytes=4 << 20)
-    ranks = [ray.remote(Rank).options(num_cpus=0).remote([dealer], r) for r in range(RANKS)]
+    dealer = start_dealer(2.0)
+    supply = Supply([ray.put(windows)], BATCH, objective, cpus=2.0, window_bytes=4 << 20)
+    ranks = [ray.remote(Rank).options(num_cpus=0).remote([dealer], supply, r) for r in range(RANKS)]
     samples, tokens, begun = [], 0, time.perf_counter()
     while time.perf_counter() - begun < seconds:
         # All ranks take as many steps, or they would wait for each other at the end.
@@ -98,16 +102,21 @@ def growth(samples: list[dict[str, float]]) -> list[list[object]]:
     return rows
 
 
+def most_bytes() -> float:
+    """The most memory that this process ever had. (Of ``ru_maxrss`` the process that started it is a part.)"""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return float(line.split()[1]) * 1024
+
+
 def giant(model: str, folder: str) -> dict[str, float]:
     """A window with one document of 200 MB, in this process: the most memory it had, in bytes, and seconds."""
     windows = windows_of(folder, Tokenizer.load(model), length=LENGTH)
     list(windows_of(f"{folder}-small", windows.tokenizer).parts(0))  # what any window needs
-    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.perf_counter()
+    before, begun = most_bytes(), time.perf_counter()
     epoch = takewhile(lambda w: w < windows.plan.windows_of_an_epoch, windows.windows_from(0))
     tokens = sum(part.sequences.tokens.size for w in epoch for part in windows.parts(w))
     seconds = time.perf_counter() - begun
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"before": before, "peak": peak, "seconds": seconds, "tokens": tokens}
+    return {"before": before, "peak": most_bytes(), "seconds": seconds, "tokens": tokens}
 
 
 def write_giant(folder: Path) -> None:

@@ -18,7 +18,7 @@ from stream import LENGTH, WINDOW, trained, windows_of
 from text import write_corpus
 
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.dealer import DealtSteps, Turn, start_dealer
+from raypretrain.tokens.dealer import DealtSteps, Supply, Turn, start_dealer
 from raypretrain.tokens.objectives import Causal
 from raypretrain.tokens.window import Windows
 from raypretrain.training.cluster import connect
@@ -42,8 +42,8 @@ def resume(windows: Windows, cursor: Cursor) -> tuple[float, float]:
         next(windows.windows_from(cursor.window))
         planned = time.perf_counter() - begun
         objective = Causal(windows.tokenizer.bos)
-        dealer = start_dealer([ray.put(windows)], BATCH, objective, cpus=1.0, window_bytes=WINDOW)
-        first = next(iter(DealtSteps(dealer, Turn(1, cursor, 1), 0, 10**9, 1)))
+        supply = Supply([ray.put(windows)], BATCH, objective, cpus=1.0, window_bytes=WINDOW)
+        first = next(iter(DealtSteps(start_dealer(1.0), Turn(1, cursor, 1, supply), 0, 10**9, 1)))
         assert first.sequences.tokens.shape == (BATCH, LENGTH)
         return planned, time.perf_counter() - begun
     finally:

@@ -70,7 +70,7 @@ def read_ours(corpus: str, model: str, seconds: float, begun: float) -> dict[str
     from stream import windows_of
 
     from raypretrain.tokens.cursor import Cursor
-    from raypretrain.tokens.dealer import DealtSteps, Turn, start_dealer, steps_of_a_deal
+    from raypretrain.tokens.dealer import DealtSteps, Supply, Turn, start_dealer, steps_of_a_deal
     from raypretrain.tokens.objectives import Causal
     from raypretrain.tokens.tokenizer import Tokenizer
     from raypretrain.training.cluster import connect
@@ -79,8 +79,10 @@ def read_ours(corpus: str, model: str, seconds: float, begun: float) -> dict[str
     windows = windows_of(corpus, tokenizer, WINDOW, LENGTH)
     connect(None, cpus=2)
     objective = Causal(tokenizer.bos)
-    dealer = start_dealer([ray.put(windows)], BATCH, objective, cpus=2.0, window_bytes=WINDOW)
-    steps = iter(DealtSteps(dealer, Turn(1, Cursor(), 1), 0, 10**9, steps_of_a_deal(BATCH, LENGTH)))
+    supply = Supply([ray.put(windows)], BATCH, objective, cpus=2.0, window_bytes=WINDOW)
+    steps = iter(
+        DealtSteps(start_dealer(2.0), Turn(1, Cursor(), 1, supply), 0, 10**9, steps_of_a_deal(BATCH, LENGTH))
+    )
     assert next(steps).sequences.tokens.shape == (BATCH, LENGTH)
     first = time.time() - begun
     for _ in islice(steps, 4 * WINDOW // (4 * BATCH * LENGTH)):  # let it run in

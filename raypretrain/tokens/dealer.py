@@ -54,6 +54,28 @@ class StepRows:
 
 
 @dataclass(frozen=True)
+class Supply:
+    """What a run deals, to whatever group of workers.
+
+    Args:
+        windows: the run's windows, in the object store; in a list, or Ray would hand over the object itself.
+        global_batch: sequences of a step.
+        objective: what is learned of the sequences.
+        cpus, window_bytes: as of :func:`stream_parts`.
+    """
+
+    windows: list[ray.ObjectRef[WindowSource]]
+    global_batch: int
+    objective: Objective
+    cpus: float
+    window_bytes: int
+
+    def parts(self, cursor: Cursor) -> Iterator[Part]:
+        """As :func:`stream_parts`."""
+        return stream_parts(self.windows[0], cursor, cpus=self.cpus, window_bytes=self.window_bytes)
+
+
+@dataclass(frozen=True)
 class Turn:
     """What a group of workers takes.
 
@@ -66,39 +88,35 @@ class Turn:
     group: int
     cursor: Cursor
     workers: int
+    supply: Supply
 
 
 class Dealer:
     """An actor that lays the windows' sequences end to end and hands out rows of the global batches.
 
-    Every worker of a group asks for its rows of the same steps; what all have taken is let go.
-
-    Args:
-        windows: the run's windows, in the object store.
-        global_batch: sequences of a step.
-        objective: what is learned of the sequences.
-        limits: of :func:`stream_parts`.
+    Every worker of a group asks for its rows of the same steps; what all have taken is let go. Ray starts it again
+    if it dies; what it was made with might be gone by then, so it is told all when a group begins.
     """
 
-    def __init__(
-        self,
-        windows: list[ray.ObjectRef[WindowSource]],  # in a list, or Ray would hand over the object itself
-        global_batch: int,
-        objective: Objective,
-        limits: dict[str, Any],
-    ) -> None:
-        self._windows, self._global_batch, self._objective = windows, global_batch, objective
-        self._limits = limits
-        self._parts: Iterator[Part] = iter(())
-        self._begin(Turn(0, Cursor(), 1))
+    def __init__(self) -> None:
+        self._group = 0
+        self._parts: Iterator[Part] | None = None
 
     @ray.method(max_task_retries=-1)
     def begin(self, turn: Turn) -> None:
         """Deal to another group; what the one before it has not taken is let go. Every worker of a group calls it."""
-        if turn.group > self._turn.group:
-            if isinstance(self._parts, Generator):
-                self._parts.close()  # ends its tasks, and gives back the CPUs that Ray Data has for them
-            self._begin(turn)
+        if turn.group <= self._group:
+            return
+        if isinstance(self._parts, Generator):
+            self._parts.close()  # ends its tasks, and gives back the CPUs that Ray Data has for them
+        self._group, self._workers, self._objective = turn.group, turn.workers, turn.supply.objective
+        self._share = turn.supply.global_batch // turn.workers
+        self._parts = turn.supply.parts(turn.cursor)
+        self._batches = Batches(self._parts, turn.cursor, turn.supply.global_batch)
+        self._steps: dict[int, StepRows] = {}
+        self._taken: dict[int, int] = {}
+        self._next_step = 0
+        self._error: Exception | None = None
 
     def take(self, group: int, first: int, steps: int, rank: int, begun: None = None) -> list[StepRows]:
         """The rows of worker ``rank`` in the ``steps`` steps from ``first`` on, counted from the group's cursor.
@@ -109,30 +127,18 @@ class Dealer:
         Raises:
             RaypretrainError: the corpus cannot be read, or is used up.
         """
-        if group != self._turn.group:
-            raise RuntimeError(
-                f"group {group} of workers asks for its rows in the turn of {self._turn.group}"
-            )
+        if group != self._group:
+            raise RuntimeError(f"group {group} of workers asks for its rows in the turn of {self._group}")
         self._read_up_to(first + steps)
-        share = self._global_batch // self._turn.workers
-        rows = slice(rank * share, (rank + 1) * share)
+        rows = slice(rank * self._share, (rank + 1) * self._share)
         deal = []
         for s in range(first, first + steps):
             whole = self._steps[s]
             deal.append(replace(whole, sequences=whole.sequences[rows], places=whole.places[rows]))
             self._taken[s] = self._taken.get(s, 0) + 1
-            if self._taken[s] == self._turn.workers:
+            if self._taken[s] == self._workers:
                 del self._taken[s], self._steps[s]
         return deal
-
-    def _begin(self, turn: Turn) -> None:
-        self._turn = turn
-        self._parts = stream_parts(self._windows[0], turn.cursor, **self._limits)
-        self._batches = Batches(self._parts, turn.cursor, self._global_batch)
-        self._steps: dict[int, StepRows] = {}
-        self._taken: dict[int, int] = {}
-        self._next_step = 0
-        self._error: Exception | None = None
 
     def _read_up_to(self, step: int) -> None:
         if self._error:
@@ -158,25 +164,17 @@ class Dealer:
         return StepRows(sequences, batch.places, batch.cursor, sources, predicted, batch.bad, batch.storage)
 
 
-def start_dealer(
-    windows: list[ray.ObjectRef[WindowSource]],
-    global_batch: int,
-    objective: Objective,
-    *,
-    cpus: float,
-    window_bytes: int,
-) -> Any:
+def start_dealer(cpus: float) -> Any:
     """A :class:`Dealer` as an actor that takes no CPU, and processes for its tasks, which import meanwhile.
 
     It lives as long as its handle; Ray starts it again if its process ends.
 
     Args:
-        cpus, window_bytes: as of :func:`stream_parts`.
+        cpus: that its stream will use.
     """
     # Beside the driver: it is lost with it, and with no other node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor = ray.remote(Dealer).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
-    dealer = actor.remote(windows, global_batch, objective, {"cpus": cpus, "window_bytes": window_bytes})
+    dealer = ray.remote(Dealer).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
     for _ in range(math.ceil(cpus)):
         ray.remote(_warm_up).options(num_cpus=0, scheduling_strategy="SPREAD").remote()
     return dealer

@@ -12,7 +12,7 @@ from raypretrain.errors import RunError
 from raypretrain.models.config import ModelShape
 from raypretrain.models.families import LanguageModel, build
 from raypretrain.storage import sha256_file
-from raypretrain.tokens.objectives import Objective
+from raypretrain.tokens.dealer import Supply
 from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER, Standing
 from raypretrain.training.cluster import Sizes, micro_batch_of
 from raypretrain.training.engine import EngineSettings
@@ -31,7 +31,7 @@ class Job:
         sizes, shape, length: what follows from the recipe and the cluster.
         held_out: sequences for evaluation.
         dealer: the actor that deals the stream's sequences.
-        objective: what is learned of the sequences.
+        supply: what it deals.
         start: where a run without a checkpoint stands; its fingerprints are those that a checkpoint must have.
         pointers: folder of Ray Train's own, for this start.
         board: to the driver.
@@ -45,7 +45,7 @@ class Job:
     length: Length
     held_out: HeldOut
     dealer: Any
-    objective: Objective
+    supply: Supply
     start: Standing
     pointers: str
     board: Any

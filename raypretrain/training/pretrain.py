@@ -24,7 +24,7 @@ from raypretrain.errors import RunError
 from raypretrain.models.config import ModelShape
 from raypretrain.storage import check_writable, write_atomic
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.dealer import start_dealer
+from raypretrain.tokens.dealer import Supply, start_dealer
 from raypretrain.training import checkpoint
 from raypretrain.training.board import start_board
 from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER, Standing
@@ -188,7 +188,6 @@ def _job(
         tokenizer=windows.tokenizer.fingerprint,
         corpus=windows.manifest.fingerprint,
     )
-    objective = objective_of(recipe, windows.tokenizer)
     # One folder for each start: Ray would otherwise go by what it remembers of the last one.
     attempt = time.strftime("%Y%m%d-%H%M%S")
     return Job(
@@ -198,14 +197,14 @@ def _job(
         shape=shape,
         length=length,
         held_out=prepared.held_out,
-        dealer=start_dealer(
-            [ray.put(windows)],
-            recipe.training.global_batch,
-            objective,
+        dealer=start_dealer(sizes.stream_cpus),
+        supply=Supply(
+            windows=[ray.put(windows)],
+            global_batch=recipe.training.global_batch,
+            objective=objective_of(recipe, windows.tokenizer),
             cpus=sizes.stream_cpus,
             window_bytes=recipe.sequences.window,
         ),
-        objective=objective,
         start=start,
         pointers=str(folder.ray / attempt),
         board=board,

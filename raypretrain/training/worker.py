@@ -128,7 +128,7 @@ class Worker:
         self._open_logs(self.standing.step)
         self._open_saver()
         self.guard = self._guard()
-        place = Place(self.rank, self.world, job.sizes.micro_batch, self.device, job.objective)
+        place = Place(self.rank, self.world, job.sizes.micro_batch, self.device, job.supply.objective)
         begin, training = self.standing.step, job.recipe.training
         step = train(self.engine, steps, begin, length, training, job.held_out, self.guard, place, self)
         self._phase(f"saving step {step:,}")
@@ -245,7 +245,7 @@ class Worker:
         job = self.job
         batch, length = job.recipe.training.global_batch, job.recipe.sequences.length
         deal = steps_of_a_deal(batch, length, self.world)
-        turn = Turn(self.incarnation, cursor, self.world)
+        turn = Turn(self.incarnation, cursor, self.world, job.supply)
         if self.incarnation > 1:
             if self.rank == 0:
                 wake_dealer(job.dealer, turn, _DEALER_SECONDS)

@@ -24,7 +24,7 @@ from raypretrain.corpus.manifest import build_manifest
 from raypretrain.corpus.sources import CorpusConfig, SourceConfig
 from raypretrain.tokens import dealer
 from raypretrain.tokens.cursor import Cursor, fingerprint_rows
-from raypretrain.tokens.dealer import Dealer, StepRows, Turn, steps_of_a_deal
+from raypretrain.tokens.dealer import Dealer, StepRows, Supply, Turn, steps_of_a_deal
 from raypretrain.tokens.dealing import Batch, Batches, Part
 from raypretrain.tokens.objectives import IGNORED, MaskConfig, Objective, make_objective
 from raypretrain.tokens.stream import from_table, to_table
@@ -142,8 +142,9 @@ def disturbed(windows: Windows, case: Case) -> list[int]:
         if found_by is None or group % 2:  # every second group finds the dealer of the one before it
             again = pickle.loads(pickle.dumps(windows))  # another process
             objective = objective_of(case, again.tokenizer)
-            found_by = Dealer([again], case.global_batch, objective, {})  # type: ignore[list-item]
-        found_by.begin(Turn(group, cursors[-1], workers))
+            supply = Supply([again], case.global_batch, objective, 1.0, 1)  # type: ignore[list-item]
+            found_by = Dealer()
+        found_by.begin(Turn(group, cursors[-1], workers, supply))
         steps = min(steps, STEPS - len(found))
         deal = steps_of_a_deal(case.global_batch, case.length)
         first = 0

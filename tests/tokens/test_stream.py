@@ -14,7 +14,7 @@ from raypretrain.corpus.documents import BadRecord
 from raypretrain.errors import InputError
 from raypretrain.tokens import dealer as dealer_module
 from raypretrain.tokens.cursor import Cursor
-from raypretrain.tokens.dealer import Dealer, DealtSteps, StepRows, Turn, steps_of_a_deal
+from raypretrain.tokens.dealer import Dealer, DealtSteps, StepRows, Supply, Turn, steps_of_a_deal
 from raypretrain.tokens.dealing import Part
 from raypretrain.tokens.objectives import Causal
 from raypretrain.tokens.packing import Sequences
@@ -58,9 +58,12 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Parts], None]:
     return lambda other: monkeypatch.setattr(dealer_module, "stream_parts", other)
 
 
+SUPPLY = Supply([None], GLOBAL_BATCH, Causal(BOS), 1.0, 1)  # type: ignore[list-item]
+
+
 def dealer(cursor: Cursor = Cursor(), workers: int = 1) -> Dealer:
-    made = Dealer([None], GLOBAL_BATCH, Causal(BOS), {})  # type: ignore[list-item]
-    made.begin(Turn(1, cursor, workers))
+    made = Dealer()
+    made.begin(Turn(1, cursor, workers, SUPPLY))
     return made
 
 
@@ -277,7 +280,7 @@ def test_deals_grow_from_one_step() -> None:
     class Remote:
         begin, take = Method("begin"), Method("take")
 
-    steps = DealtSteps(Remote(), Turn(7, Cursor(), 4), 3, steps=20, deal_steps=4)
+    steps = DealtSteps(Remote(), Turn(7, Cursor(), 4, SUPPLY), 3, steps=20, deal_steps=4)
     while steps._ask() is None and steps._left:
         pass
     pairs = [(0, 1), (1, 2), (3, 4), (7, 4), (11, 4), (15, 4), (19, 1)]
@@ -288,12 +291,12 @@ def test_another_group_takes_its_turn_and_late_calls_of_the_one_before_change_no
     of = dealer(workers=2)
     of.take(1, 0, 3, 0)  # the other worker is lost
     for _ in range(3):  # as many as there are workers
-        of.begin(Turn(2, Cursor(), 3))
+        of.begin(Turn(2, Cursor(), 3, SUPPLY))
     first = of.take(2, 0, 1, 1)
-    of.begin(Turn(1, Cursor(), 2))
+    of.begin(Turn(1, Cursor(), 2, SUPPLY))
     with pytest.raises(RuntimeError, match="group 1 of workers"):
         of.take(1, 3, 1, 0)
-    of.begin(Turn(2, Cursor(), 3))
+    of.begin(Turn(2, Cursor(), 3, SUPPLY))
     order = global_order(2 * GLOBAL_BATCH)
     assert_same(first[0].sequences, order[4:8])
     assert_same(of.take(2, 0, 2, 2)[1].sequences, order[GLOBAL_BATCH + 8 : GLOBAL_BATCH + 12])
@@ -311,9 +314,9 @@ def test_the_stream_of_the_group_before_is_closed(parts: Callable[[Parts], None]
     parts(noting)
     of = dealer()
     of.take(1, 0, 1, 0)
-    of.begin(Turn(2, Cursor(1), 1))
+    of.begin(Turn(2, Cursor(1), 1, SUPPLY))
     of.take(2, 0, 1, 0)
-    of.begin(Turn(3, Cursor(2), 1))
+    of.begin(Turn(3, Cursor(2), 1, SUPPLY))
     assert closed == [Cursor(), Cursor(1)]
 
 
