@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from typing import Any
 
 from raypretrain import storage
 
 
-class RangeFile(io.RawIOBase):
-    """A file of ``size`` bytes; each read is one request, without read-ahead."""
+class PlacedFile(io.RawIOBase, ABC):
+    """A file of ``size`` bytes that is read by place."""
 
-    def __init__(self, url: str, options: storage.Options | None, size: int, tag: str | None) -> None:
-        self._url, self._options, self._size, self._tag = url, options, size, tag
-        self._at = 0
+    def __init__(self, size: int) -> None:
+        self._size, self._at = size, 0
+
+    @abstractmethod
+    def between(self, start: int, stop: int) -> bytes:
+        """The bytes from ``start`` to before ``stop``."""
 
     def readable(self) -> bool:
         return True
@@ -30,8 +34,18 @@ class RangeFile(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        stop = min(self._size, self._at + len(buffer))
-        data = storage.read_range(self._url, self._at, stop, self._options, self._tag)
+        data = self.between(self._at, min(self._size, self._at + len(buffer)))
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+
+class RangeFile(PlacedFile):
+    """A remote file; each read is one request, without read-ahead."""
+
+    def __init__(self, url: str, options: storage.Options | None, size: int, tag: str | None) -> None:
+        super().__init__(size)
+        self._url, self._options, self._tag = url, options, tag
+
+    def between(self, start: int, stop: int) -> bytes:
+        return storage.read_range(self._url, start, stop, self._options, self._tag)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raypretrain.corpus.ranges import PlacedFile
 from raypretrain.tokens.dealing import Part
 from raypretrain.tokens.stream import from_table, to_table
 
@@ -140,34 +140,17 @@ class Footer:
         return start, max(c.data_page_offset + c.total_compressed_size for c in columns)
 
 
-class _Slice(io.RawIOBase):
+class _Slice(PlacedFile):
     """The bytes of a file from ``start`` on, as the file of ``size`` bytes that they are part of."""
 
     def __init__(self, data: bytes, start: int, size: int) -> None:
-        self._data, self._start, self._size = data, start, size
-        self._at = 0
+        super().__init__(size)
+        self._data, self._start = data, start
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        first = self._at - self._start
-        if first < 0:
+    def between(self, start: int, stop: int) -> bytes:
+        if start < self._start:
             raise ValueError("asks for another row group")
-        data = self._data[first : first + len(buffer)]
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+        return self._data[start - self._start : stop - self._start]
 
 
 def _narrowed(table: pa.Table, vocabulary: int) -> pa.Table:
