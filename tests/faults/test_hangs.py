@@ -10,16 +10,14 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 
-from runs import fingerprints, metrics, run, train_workers, write_recipe
+from runs import dealers, fingerprints, metrics, run, train_workers, write_recipe
 
 from raypretrain.training.events import read_events
 from raypretrain.training.goodput import account_of
@@ -63,12 +61,6 @@ class Disturbed:
 
     def named(self, event: str) -> list[dict[str, Any]]:
         return [row for row in self.events if row["event"] == event]
-
-
-def processes(name: str) -> list[psutil.Process]:
-    """Those below this one, the youngest last."""
-    found = [p for p in psutil.Process().children(recursive=True) if " ".join(p.cmdline()).startswith(name)]
-    return sorted(found, key=lambda process: process.create_time())
 
 
 def same(folder: Path, undisturbed: Path) -> None:
@@ -168,8 +160,6 @@ def test_workers_that_all_wait_for_data_are_found_and_the_stream_is_started_agai
     undisturbed: Path, recipe: Path
 ) -> None:
     folder = undisturbed.parent / "no-data"
-    dealers = partial(processes, "ray::Dealer")
-
     from_nothing = f"training.checkpoint.every={STEPS}"
 
     def freeze(workers: list[Any]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fault_table import Account
-from runs import metrics, run, train_workers
+from runs import dealers, metrics, run, train_workers
 from striking import Strike, assert_exact
 
 from raypretrain.training.cadence import FIRST
@@ -43,6 +43,21 @@ def test_a_worker_killed_in_mid_step_changes_no_batch_and_no_loss(
     account(how=f"SIGKILL to worker {which} of 2, after step {strike.recovery.done}", exact=False)
     account(lost=strike.recovery.lost, seconds=strike.recovery.seconds)
     assert strike.recovery.seconds, "nothing was restarted"
+    assert_exact(folder, undisturbed)
+    account(exact=True)
+
+
+@pytest.mark.row(1, "the dealer is killed in mid-step")
+def test_a_dealer_that_is_killed_is_started_again_and_changes_no_batch_and_no_loss(
+    undisturbed: Path, tiny_recipe: Path, tmp_path: Path, account: Account
+) -> None:
+    folder = tmp_path / "run"
+    strike = Strike(folder, 13, lambda: dealers()[-1].send_signal(signal.SIGKILL))
+    assert run(tiny_recipe, folder, watch=strike).status == "finished"
+    assert strike.recovery
+    assert strike.recovery.seconds, "nothing was restarted"
+    account(how=f"SIGKILL to the dealer, after step {strike.recovery.done}", exact=False)
+    account(lost=strike.recovery.lost, seconds=strike.recovery.seconds)
     assert_exact(folder, undisturbed)
     account(exact=True)
 

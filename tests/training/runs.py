@@ -51,6 +51,12 @@ def fingerprints(folder: Path) -> dict[int, str]:
     return {row["step"]: row["batch_fingerprint"] for row in rows}
 
 
+def dealers() -> list[psutil.Process]:
+    """The processes of this session's dealers, the youngest last."""
+    found = [p for p in psutil.Process().children(recursive=True) if _title(p).startswith("ray::Dealer")]
+    return sorted(found, key=lambda process: process.create_time())
+
+
 def train_workers() -> list[psutil.Process]:
     """The processes of Ray Train's workers that descend from a raylet of this test session."""
     me = psutil.Process()
