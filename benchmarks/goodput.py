@@ -147,13 +147,8 @@ def options() -> argparse.Namespace:
     return made.parse_args()
 
 
-STEP, STALL, WRITE, RESTART, RESTORE = (
-    1.0,
-    0.02,
-    2.6,
-    6.7,
-    1.2,
-)  # the others as measured by checkpoint.py and recovery.py
+# All but the step as measured by checkpoint.py and recovery.py.
+STEP, STALL, WRITE, RESTART, RESTORE = 1.0, 0.02, 2.6, 6.7, 1.2
 
 
 def main() -> None:
