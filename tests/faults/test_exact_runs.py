@@ -24,6 +24,7 @@ from raypretrain.training.runfolder import RunFolder
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
 
 STEPS = 24
+QUICK = {(1, ()), (2, ()), (3, (9,))}
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +45,13 @@ def planned(folder: Path) -> dict[int, str]:
 
 @pytest.mark.row(1, "no worker, one or two are killed, of 1 to 4")
 @pytest.mark.parametrize(
-    "kills", [pytest.param((), marks=pytest.mark.long), (9,), pytest.param((5, 15), marks=pytest.mark.long)]
+    ("workers", "kills"),
+    [
+        pytest.param(n, kills, marks=() if (n, kills) in QUICK else pytest.mark.long)
+        for n in (1, 2, 3, 4)
+        for kills in ((), (9,), (5, 15))
+    ],
 )
-@pytest.mark.parametrize("workers", [*(pytest.param(n, marks=pytest.mark.long) for n in (1, 2, 4)), 3])
 def test_every_batch_is_the_planned_one(
     cluster: str, recipe: Path, tmp_path: Path, account: Account, workers: int, kills: tuple[int, ...]
 ) -> None:

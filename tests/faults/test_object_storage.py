@@ -16,7 +16,6 @@ STEPS = 8
 
 
 @pytest.mark.row(13, "object storage fails in a run")
-@pytest.mark.long
 def test_a_run_from_a_store_that_fails_has_the_same_batches_and_counts_what_failed(
     undisturbed: Path, tiny_recipe: Path, corpus: Path, s3: S3Server, tmp_path: Path, account: Account
 ) -> None:
