@@ -11,6 +11,7 @@ import os
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,11 @@ class HuggingFaceTokenizer(Tokenizer):
         self.byte_lengths = np.array([len(text) for text in self.texts], np.int32)
         self.lossless = is_lossless(self._values, names)
         self._refuse_specials_in_text(where)
+        own = sorted((token["content"].encode() for token in self._own_tokens()), key=len, reverse=True)
+        self._own = re.compile(b"|".join(map(re.escape, own))) if own else None
         self._cut = self._find_cut() if cut is None else None if cut < 0 else CUTS[cut]
         if self._cut is not None:
-            self._words = Words(self._cut, self._encode_words, self._own())
+            self._words = Words(self._cut, self._encode_words, self._own)
             if cut is None and not self._words_agree():
                 self._cut = None
 
@@ -138,16 +141,13 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _pieces(self, text: str) -> Iterator[str]:
         longest = max((len(token["content"]) for token in self._own_tokens()), default=1)
-        return iter([text]) if self._cut is None else pieces(text, self._cut.words, longest)
+        if self._cut is None:
+            return iter([text])
+        return pieces(text, partial(self._cut.words, whole=self._own), longest)
 
     def _own_tokens(self) -> list[dict[str, Any]]:
         """Tokens that are looked for in a text before it is cut, and that are no special ones."""
         return [token for token in self._values["added_tokens"] if not token["special"]]
-
-    def _own(self) -> re.Pattern[bytes] | None:
-        """What finds them, the longest first."""
-        names = sorted((token["content"].encode() for token in self._own_tokens()), key=len, reverse=True)
-        return re.compile(b"|".join(map(re.escape, names))) if names else None
 
     def _find_cut(self) -> Cut | None:
         """How a text can be cut into words."""

@@ -96,9 +96,9 @@ class Cut:
         places = np.flatnonzero(cut)
         return data, places.astype(np.int32), np.searchsorted(places, starts)
 
-    def words(self, text: str) -> list[str]:
-        """The words of a text."""
-        data, places, _ = self.places([text])
+    def words(self, text: str, whole: re.Pattern[bytes] | None = None) -> list[str]:
+        """The words of a text; ``whole`` as of :meth:`places`."""
+        data, places, _ = self.places([text], whole)
         return [data[a:b].decode() for a, b in pairwise(places.tolist())]
 
     def _kinds_of(self, data: bytes) -> NDArray[np.uint8]:

@@ -73,6 +73,15 @@ def test_a_word_that_is_longer_than_a_piece_is_cut_where_a_piece_ends() -> None:
     assert gpt2.decode(gpt2.encode(text)) == text
 
 
+def test_no_piece_ends_in_a_token_of_the_files_own() -> None:
+    qwen = tokenizer_of("like-qwen")
+    text = "<tool>" * (PIECE // 4)  # no space, and a place between letters and signs in every one
+    parts = list(qwen._pieces(text))
+    assert len(parts) > 1
+    assert all(len(part) % len("<tool>") == 0 for part in parts)
+    assert qwen.encode(text) == whole(qwen, text)
+
+
 @pytest.mark.slow
 def test_white_space_at_the_end_of_a_piece_stays_with_its_word() -> None:
     text = "x" * 100 + (" " * 5000 + "y\n\n") * 200 + "z"
