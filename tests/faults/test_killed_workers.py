@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import signal
 import statistics
+import sys
 import threading
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+import ray
+import runs
 from fault_table import Account
 from runs import dealers, metrics, run, train_workers
 from striking import Strike, assert_exact
 
+from raypretrain.config import load_recipe
+from raypretrain.training import worker as product
 from raypretrain.training.cadence import FIRST
 from raypretrain.training.events import read_events
+from raypretrain.training.job import Job
 from raypretrain.training.metrics import read_log
+from raypretrain.training.pretrain import pretrain
+from raypretrain.training.recipe import PretrainRecipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
+
+for module in (sys.modules[__name__], runs):  # Ray's workers cannot import the tests
+    ray.cloudpickle.register_pickle_by_value(module)
 
 KILLS, EVERY_SECONDS = 10, 20.0
 TRAINING_SHARE = 0.7
@@ -47,16 +60,36 @@ def test_a_worker_killed_in_mid_step_changes_no_batch_and_no_loss(
     account(exact=True)
 
 
+KILLS_DEALER_AT = 9
+"""No worker has asked for the last steps by then: that they do from step 16 on."""
+
+
+class KillsDealer(product.Worker):
+    """A worker that kills the dealer; a driver might do it when all has been dealt."""
+
+    def log_step(self, row: dict[str, Any], data: Any) -> None:
+        super().log_step(row, data)
+        if row["step"] == KILLS_DEALER_AT and self.incarnation == 1 and self.rank == 0:
+            dealers(psutil.Process().parent())[-1].send_signal(signal.SIGKILL)
+
+
+def train_and_kill_the_dealer(config: dict[str, Job]) -> None:
+    """The product's training function, with another worker in it."""
+    product.Worker = KillsDealer  # type: ignore[misc]
+    product.train_worker(config)
+
+
 @pytest.mark.row(1, "the dealer is killed in mid-step")
 def test_a_dealer_that_is_killed_is_started_again_and_changes_no_batch_and_no_loss(
     undisturbed: Path, tiny_recipe: Path, tmp_path: Path, account: Account
 ) -> None:
     folder = tmp_path / "run"
-    strike = Strike(folder, 13, lambda: dealers()[-1].send_signal(signal.SIGKILL))
-    assert run(tiny_recipe, folder, watch=strike).status == "finished"
+    strike = Strike(folder, KILLS_DEALER_AT, lambda: None)  # a worker does it
+    recipe = load_recipe(tiny_recipe, PretrainRecipe, [f"run.folder={folder}"])
+    assert pretrain(recipe, strike, function=train_and_kill_the_dealer).status == "finished"
     assert strike.recovery
     assert strike.recovery.seconds, "nothing was restarted"
-    account(how=f"SIGKILL to the dealer, after step {strike.recovery.done}", exact=False)
+    account(how=f"SIGKILL to the dealer, in step {KILLS_DEALER_AT + 1}", exact=False)
     account(lost=strike.recovery.lost, seconds=strike.recovery.seconds)
     assert_exact(folder, undisturbed)
     account(exact=True)

@@ -51,9 +51,11 @@ def fingerprints(folder: Path) -> dict[int, str]:
     return {row["step"]: row["batch_fingerprint"] for row in rows}
 
 
-def dealers() -> list[psutil.Process]:
-    """The processes of this session's dealers, the youngest last."""
-    found = [p for p in psutil.Process().children(recursive=True) if _title(p).startswith("ray::Dealer")]
+def dealers(under: psutil.Process | None = None) -> list[psutil.Process]:
+    """The processes of dealers that descend from that one, or from this session; the youngest last."""
+    found = [
+        p for p in (under or psutil.Process()).children(recursive=True) if _title(p).startswith("ray::Dealer")
+    ]
     return sorted(found, key=lambda process: process.create_time())
 
 
