@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 BATCH, LENGTH, VOCABULARY, WORKERS = 4, 128, 4096, 2
-EVERY, KILL_AFTER, STEPS = 5, 7, 15
+EVERY, KILL_AFTER, STEPS = 10, 32, 40
 
 SITE = """
 import sys, time
@@ -100,11 +100,13 @@ def outcome(folder: Path, kills: Kills) -> dict[str, float]:
     before = [line["time"] for line in first if "step" in line]
     steps = {line["step"]: line["time"] for line in second if "step" in line}
     starting = next((line["starting"] for line in second if "starting" in line), {})
+    begun = second[0]["time"]
     return {
         "killed": kills.killed,
         "others_gone": kills.others_gone,
-        "imports": second[0]["imports"],
-        "function": second[0]["time"],
+        # A process that stood by had imported all.
+        "imports": second[0]["imports"] if second[0]["imports"] > kills.killed else begun,
+        "function": begun,
         "first_step": steps[min(steps)],
         "new_step": steps[done + 1],
         "again": done - (min(steps) - 1),

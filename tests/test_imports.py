@@ -32,7 +32,8 @@ FOUNDATION = {"config", "errors"}
 RAY = {
     "tokens/dealer.py", "tokens/stream.py",
     "training/board.py", "training/cluster.py", "training/elastic.py", "training/preemption.py",
-    "training/pretrain.py", "training/supervisor.py", "training/worker.py", "finetuning/search.py",
+    "training/pretrain.py", "training/standby.py", "training/supervisor.py", "training/worker.py",
+    "finetuning/search.py",
 }  # fmt: skip
 DEEPSPEED = {"training/engine.py"}
 

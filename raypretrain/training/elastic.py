@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import ray
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import (
@@ -130,6 +131,11 @@ class Trainer(TorchTrainer):
     def __init__(self, *args: Any, batch: int, board: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._batch, self._board = batch, board
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Without the actor for the datasets of Ray Train: it has none of ours, and every group would start one."""
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
 
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
         failures: Any = self.run_config.failure_config  # typed as those of Train V1

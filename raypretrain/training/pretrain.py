@@ -25,7 +25,7 @@ from raypretrain.models.config import ModelShape
 from raypretrain.storage import check_writable, write_atomic
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealer import Supply, start_dealer
-from raypretrain.training import checkpoint
+from raypretrain.training import checkpoint, standby
 from raypretrain.training.board import start_board
 from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER, Standing
 from raypretrain.training.cluster import (
@@ -222,6 +222,9 @@ def _fit(
 ) -> int | None:
     """Run Ray Train to its end and pass on what the workers post; returns the signal that stopped it, if one did."""
     sizes, pointers = job.sizes, Path(job.pointers)
+    callbacks: list[Any] = [TellOfLosses(board)]
+    if recipe.compute.standby:
+        callbacks.append(standby.HelpersStandBy(board))
     trainer = Trainer(
         function,
         batch=recipe.training.global_batch,
@@ -234,7 +237,8 @@ def _fit(
             name=pointers.name,
             storage_path=str(pointers.parent),
             failure_config=ray.train.FailureConfig(max_failures=recipe.compute.max_failures),
-            callbacks=[TellOfLosses(board)],  # type: ignore[list-item]
+            callbacks=callbacks,
+            worker_runtime_env={"env_vars": standby.environment()},  # type: ignore[call-arg]
         ),
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if sizes.device == "cuda" else "gloo"),
     )

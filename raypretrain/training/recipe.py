@@ -134,6 +134,10 @@ class ComputeConfig(Config):
     )
     address: str | None = Field(default=None, description="of a Ray cluster; by default one on this machine")
     max_failures: int = Field(default=3, ge=0, description="restarts after a lost worker")
+    standby: bool = Field(
+        default=True,
+        description="have processes stand by on each node, with all imported, so that a restart takes seconds less",
+    )
     stall_timeout: float = Field(
         default=600.0, gt=0, description="seconds without progress until a worker is taken to hang"
     )

@@ -38,6 +38,7 @@ from raypretrain.training.preemption import Preemption
 from raypretrain.training.requests import Request, agree
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.saving import Saver
+from raypretrain.training.standby import Standby
 from raypretrain.training.takeup import TakeUp
 
 _DEALER_SECONDS = 5.0
@@ -80,6 +81,8 @@ class Worker:
         self.crew = Crew(self.rank, self.world, self.gather, self.poster.note)
         fast = job.recipe.training.checkpoint.fast
         self.fast = FastTier(fast.folder, self.folder.path, self.rank) if fast.every else None
+        first = context.get_local_rank() == 0 and job.recipe.compute.standby
+        self.standby = Standby(context.get_local_world_size() if first else 0, self.poster.note)
         self.held_out_loss = (-1, math.nan)  # a step, and what was measured there
         if not on_gpu:
             torch.set_num_threads(job.sizes.threads)
@@ -124,10 +127,14 @@ class Worker:
         self.phase("first batch")
         spans = [after - before for before, after in pairwise(times)]
         names = ("verify", "engine", "restore")
-        self.starting = {"workers": self.begun - self._asked_at(), **dict(zip(names, spans, strict=True))}
+        self.starting = {
+            "workers": max(0.0, self.begun - self._asked_at()),
+            **dict(zip(names, spans, strict=True)),
+        }
         self._open_logs(self.standing.step)
         self._open_saver()
         self.guard = self._guard()
+        self.standby.start()
         place = Place(self.rank, self.world, job.sizes.micro_batch, self.device, job.supply.objective)
         begin, training = self.standing.step, job.recipe.training
         step = train(self.engine, steps, begin, length, training, job.held_out, self.guard, place, self)

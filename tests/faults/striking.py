@@ -16,7 +16,9 @@ from typing import Any
 import psutil
 from runs import fingerprints, metrics
 
+from raypretrain.training import worker as product
 from raypretrain.training.checkpoint import committed, read_standing
+from raypretrain.training.job import Job
 from raypretrain.training.metrics import read_log
 
 _LOOK_SECONDS = 0.02
@@ -61,6 +63,16 @@ class Strike:
         if self.recovery is None and event.get("step", {}).get("step", 0) >= self._at:
             self._blow()
             self.recovery = Recovery(self._folder)
+
+
+def carried_out_by(kind: type[product.Worker], **settings: Any) -> Callable[[dict[str, Job]], None]:
+    """The product's training function, with another worker in it; the module of ``kind`` has to be pickled by value."""
+
+    def function(config: dict[str, Job]) -> None:
+        product.Worker = type("Broken", (kind,), settings)  # type: ignore[misc]
+        product.train_worker(config)
+
+    return function
 
 
 def last_step(folder: Path) -> int:

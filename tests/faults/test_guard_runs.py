@@ -6,17 +6,19 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import ray
+import runs
+import striking
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 
 from runs import fingerprints, metrics, train_workers, write_recipe
+from striking import carried_out_by
 
 from raypretrain.config import load_recipe
 from raypretrain.errors import RunError
@@ -30,7 +32,8 @@ from raypretrain.training.tracing import trace_step
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
 
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import the tests
+for module in (sys.modules[__name__], striking, runs):  # Ray's workers cannot import the tests
+    ray.cloudpickle.register_pickle_by_value(module)
 
 
 # ------------------------------------------------------------------------------- what breaks, in worker 1 alone
@@ -84,16 +87,6 @@ GUARD = {"skip", "rewind", "stop", "replicas-differ"}
 def guarded(folder: Path) -> list[dict[str, Any]]:
     """The events that are the guard's."""
     return [event for event in read_events(folder / "events.jsonl") if event["event"] in GUARD]
-
-
-def carried_out_by(kind: type[product.Worker], **settings: Any) -> Callable[[dict[str, product.Job]], None]:
-    """The product's training function, with another worker in it."""
-
-    def function(config: dict[str, product.Job]) -> None:
-        product.Worker = type("Broken", (kind,), settings)  # type: ignore[misc]
-        product.train_worker(config)
-
-    return function
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import statistics
 import sys
 import threading
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,13 @@ import psutil
 import pytest
 import ray
 import runs
+import striking
 from fault_table import Account
 from runs import dealers, metrics, run, train_workers
-from striking import Strike, assert_exact
+from striking import Strike, assert_exact, carried_out_by
 
 from raypretrain.config import load_recipe
+from raypretrain.training import standby
 from raypretrain.training import worker as product
 from raypretrain.training.cadence import FIRST
 from raypretrain.training.events import read_events
@@ -30,12 +35,12 @@ from raypretrain.training.recipe import PretrainRecipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
 
-for module in (sys.modules[__name__], runs):  # Ray's workers cannot import the tests
+for module in (sys.modules[__name__], runs, striking):  # Ray's workers cannot import the tests
     ray.cloudpickle.register_pickle_by_value(module)
 
 KILLS, EVERY_SECONDS = 10, 20.0
-TRAINING_SHARE = 0.7
-"""At most so much of the time between two kills is training: then the run is not over before the last kill."""
+TRAINING_SHARE = 0.95
+"""Less than so much of the time between two kills is training: then the run is not over before the last kill."""
 
 
 @pytest.mark.row(1, "a worker is killed in mid-step")
@@ -73,12 +78,6 @@ class KillsDealer(product.Worker):
             dealers(psutil.Process().parent())[-1].send_signal(signal.SIGKILL)
 
 
-def train_and_kill_the_dealer(config: dict[str, Job]) -> None:
-    """The product's training function, with another worker in it."""
-    product.Worker = KillsDealer  # type: ignore[misc]
-    product.train_worker(config)
-
-
 @pytest.mark.row(1, "the dealer is killed in mid-step")
 def test_a_dealer_that_is_killed_is_started_again_and_changes_no_batch_and_no_loss(
     undisturbed: Path, tiny_recipe: Path, tmp_path: Path, account: Account
@@ -86,13 +85,58 @@ def test_a_dealer_that_is_killed_is_started_again_and_changes_no_batch_and_no_lo
     folder = tmp_path / "run"
     strike = Strike(folder, KILLS_DEALER_AT, lambda: None)  # a worker does it
     recipe = load_recipe(tiny_recipe, PretrainRecipe, [f"run.folder={folder}"])
-    assert pretrain(recipe, strike, function=train_and_kill_the_dealer).status == "finished"
+    assert pretrain(recipe, strike, function=carried_out_by(KillsDealer)).status == "finished"
     assert strike.recovery
     assert strike.recovery.seconds, "nothing was restarted"
     account(how=f"SIGKILL to the dealer, in step {KILLS_DEALER_AT + 1}", exact=False)
     account(lost=strike.recovery.lost, seconds=strike.recovery.seconds)
     assert_exact(folder, undisturbed)
     account(exact=True)
+
+
+class KilledWhenOthersStandBy(product.Worker):
+    """The first worker waits until there are processes for the next group, and ends; what that has is written down."""
+
+    def __init__(self, job: Job) -> None:
+        standby._LATER_SECONDS = 0.0
+        super().__init__(job)
+
+    def log_step(self, row: dict[str, Any], data: Any) -> None:
+        super().log_step(row, data)
+        if row["step"] == KILLED_AFTER and self.incarnation == 1 and self.rank == 0:
+            while len(waiting := standing_by()) < self.world:
+                time.sleep(0.1)
+            (self.folder.path / "waiting").write_text(json.dumps(waiting))
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.incarnation == 2:
+            (self.folder.path / f"worker-{self.rank}").write_text(str(os.getpid()))
+
+
+KILLED_AFTER = 12
+
+
+def standing_by() -> list[int]:
+    """Processes of this node that wait for a worker to be given them."""
+    found = []
+    for process in psutil.Process().parent().children():
+        with suppress(psutil.Error):
+            if (
+                process.cmdline()[0] == "ray::IDLE"
+                and standby.environment().items() <= process.environ().items()
+            ):
+                found.append(process.pid)
+    return found
+
+
+@pytest.mark.row(1, "a worker is killed, and processes stand by")
+def test_the_workers_that_follow_are_given_processes_that_stand_by(tiny_recipe: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(tiny_recipe, PretrainRecipe, [f"run.folder={tmp_path}"])
+    outcome = pretrain(recipe, lambda event: None, function=carried_out_by(KilledWhenOthersStandBy))
+    assert outcome.status == "finished"
+    waiting = json.loads((tmp_path / "waiting").read_text())
+    workers = [int((tmp_path / f"worker-{rank}").read_text()) for rank in range(2)]
+    assert len(set(workers)) == 2
+    assert set(workers) <= set(waiting)
 
 
 class KillsEvery(threading.Thread):
