@@ -27,7 +27,7 @@ from report import Row, parser, report, say_load
 from torch import Tensor
 
 from raypretrain.models.config import ModelConfig
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.llama import Llama
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.training.background import Means
 from raypretrain.training.cadence import Cadence
@@ -67,7 +67,7 @@ def alone() -> None:
 def trained(name: str, zero: int) -> tuple[Engine, int]:
     """An engine after one step, so that Adam's state is there, and the number of parameters."""
     shape = ModelConfig(preset=name).shape(VOCABULARY, LENGTH)
-    model = CausalLM(shape)
+    model = Llama(shape)
     model.init_weights(0)
     settings = EngineSettings(zero, "fp32", 1, 1, 1, 1e-3, 0.1, (0.9, 0.95), 1e-8, 1.0)
     engine = Engine(model, settings, torch.device("cpu"))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from raypretrain.models.config import PRESETS, ModelConfig, ModelShape
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.llama import Llama
 
 Precision = Literal["fp32", "bf16"]
 Step = Callable[[], float]
@@ -31,8 +31,8 @@ def random_tokens(seed: int = 0) -> Tensor:
 
 
 def bare_step(preset: str, precision: Precision) -> Step:
-    """One step of our :class:`CausalLM` in a bare loop, as a function that returns the loss."""
-    model = CausalLM(_shape(preset))
+    """One step of our :class:`Llama` in a bare loop, as a function that returns the loss."""
+    model = Llama(_shape(preset))
     model.init_weights(0)
     ids = random_tokens()
     return _step(model, precision, lambda: model(ids[:, :-1], ids[:, 1:]))

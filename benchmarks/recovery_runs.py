@@ -178,12 +178,12 @@ def plain(config: dict[str, Any]) -> None:
     import torch
 
     from raypretrain.models.config import ModelConfig
-    from raypretrain.models.transformer import CausalLM
+    from raypretrain.models.llama import Llama
 
     rank = ray.train.get_context().get_world_rank()
     notes = Notes(config["notes"], rank)
     torch.set_num_threads(1)
-    model = CausalLM(ModelConfig(preset=config["preset"]).shape(VOCABULARY, LENGTH))
+    model = Llama(ModelConfig(preset=config["preset"]).shape(VOCABULARY, LENGTH))
     model.init_weights(0)
     model = ray.train.torch.prepare_model(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)

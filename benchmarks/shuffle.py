@@ -23,7 +23,7 @@ from stream import trained, windows_of
 from raypretrain.corpus.documents import is_held_out
 from raypretrain.demo.reviews import read_reviews
 from raypretrain.models.config import ModelConfig
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.llama import Llama
 from raypretrain.tokens.packing import Sequences, pack
 from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.tokens.window import Windows
@@ -98,7 +98,7 @@ def batches(parts: Iterator[Sequences]) -> Iterator[NDArray[np.int32]]:
 
 def train(parts: Iterator[Sequences], held_out: NDArray[np.int32], seed: int, steps: int) -> float:
     """The held-out loss after ``steps`` steps of a plain loop."""
-    model = CausalLM(ModelConfig(preset="llama-1m").shape(VOCABULARY, LENGTH))
+    model = Llama(ModelConfig(preset="llama-1m").shape(VOCABULARY, LENGTH))
     model.init_weights(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.95), weight_decay=0.1)
     for step, rows in enumerate(islice(batches(parts), steps), start=1):

@@ -12,7 +12,7 @@ import numpy as np
 
 from raypretrain.config import Config, Location
 from raypretrain.errors import InputError, RecipeError
-from raypretrain.models.config import DecoderShape, read_json_object, read_shape
+from raypretrain.models.config import LlamaShape, read_json_object, read_shape
 from raypretrain.storage import sha256_file
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class BaseModel:
     """What of a base model's folder can be known without reading its weights."""
 
     folder: Path
-    shape: DecoderShape
+    shape: LlamaShape
     pad: int
     bos: int | None
     eos: int | None
@@ -94,18 +94,18 @@ def open_base(config: BaseConfig) -> BaseModel:
     )
 
 
-def _decoder_shape(values: dict[str, Any], where: str) -> DecoderShape:
+def _decoder_shape(values: dict[str, Any], where: str) -> LlamaShape:
     shape = read_shape(values, where)
-    if not isinstance(shape, DecoderShape):
+    if not isinstance(shape, LlamaShape):
         raise InputError(
             f"is an encoder ('{shape.family}'); only decoders can be fine-tuned yet",
             where=where,
-            fix=f"give base.path a model of type '{DecoderShape.family}'",
+            fix=f"give base.path a model of type '{LlamaShape.family}'",
         )
     return shape
 
 
-def _check_tokenizer(folder: Path, shape: DecoderShape) -> dict[str, int]:
+def _check_tokenizer(folder: Path, shape: LlamaShape) -> dict[str, int]:
     """The tokenizer's tokens with their ids, if they fit the embedding."""
     from tokenizers import Tokenizer
 

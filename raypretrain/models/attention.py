@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from raypretrain.models.decoder_config import DecoderShape
 from raypretrain.models.linear import Linear
+from raypretrain.models.llama_config import LlamaShape
 
 LONGEST_BLOCKWISE = 1024
 """Where a block of queries spans more keys, the probabilities kept for the backward pass cost more memory than
@@ -82,7 +82,7 @@ class Cache:
 class Attention(nn.Module):
     """Causal self-attention with grouped keys and values (arXiv:2305.13245)."""
 
-    def __init__(self, shape: DecoderShape, layer: int) -> None:
+    def __init__(self, shape: LlamaShape, layer: int) -> None:
         super().__init__()
         self.layer = layer
         self.head_width = shape.head_width

@@ -11,14 +11,14 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from raypretrain.config import Config, Count, nearest
 from raypretrain.errors import InputError
-from raypretrain.models.decoder_config import DECODERS, DecoderShape
-from raypretrain.models.encoder_config import ENCODERS, EncoderShape
+from raypretrain.models.llama_config import LLAMAS, LlamaShape
+from raypretrain.models.modernbert_config import MODERNBERTS, ModernBertShape
 from raypretrain.models.shape import ModelShape, Objective
 
-PRESETS: dict[str, ModelShape] = {**DECODERS, **ENCODERS}
+PRESETS: dict[str, ModelShape] = {**LLAMAS, **MODERNBERTS}
 """Shapes by name; their vocabulary and longest sequence are 0 until a recipe gives them."""
 
-SHAPES: dict[str, type[ModelShape]] = {kind.family: kind for kind in (DecoderShape, EncoderShape)}
+SHAPES: dict[str, type[ModelShape]] = {kind.family: kind for kind in (LlamaShape, ModernBertShape)}
 """Family (the ``model_type`` of Hugging Face's config) → what its shapes are."""
 
 
@@ -81,7 +81,7 @@ class ModelConfig(Config):
         given = {
             key: value for key, value in self.model_dump(exclude={"preset"}).items() if value is not None
         }
-        if isinstance(preset, DecoderShape) and "heads" in given and preset.key_value_heads == preset.heads:
+        if isinstance(preset, LlamaShape) and "heads" in given and preset.key_value_heads == preset.heads:
             given.setdefault("key_value_heads", given["heads"])
         shape = replace(preset, vocabulary=vocabulary, max_length=length, **given)
         return replace(shape, head_width=shape.width // shape.heads)

@@ -10,12 +10,12 @@ import torch
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-from raypretrain.models.config import DecoderShape, EncoderShape
-from raypretrain.models.encoder import MaskedLM
+from raypretrain.models.config import LlamaShape, ModernBertShape
+from raypretrain.models.llama import Llama
+from raypretrain.models.modernbert import ModernBert
 from raypretrain.models.shape import ModelShape, Objective
-from raypretrain.models.transformer import CausalLM
 
-LanguageModel = CausalLM | MaskedLM
+LanguageModel = Llama | ModernBert
 """What :func:`build` gives: a module with a shape, ``init_weights(seed)``, and ``forward(ids, targets, each)``."""
 
 
@@ -44,7 +44,7 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     kind.family: Family(kind, network)
-    for kind, network in ((DecoderShape, CausalLM), (EncoderShape, MaskedLM))
+    for kind, network in ((LlamaShape, Llama), (ModernBertShape, ModernBert))
 }
 """By the ``model_type`` of Hugging Face's config."""
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raypretrain.errors import InputError
+from raypretrain.models.llama import LlamaLayers
 from raypretrain.models.shape import ModelShape
-from raypretrain.models.transformer import Decoder
 
 Pooling = Literal["mean", "last"]
 
@@ -19,7 +19,7 @@ MEAN_SCALE = 1000.0
 """How much more the mean weighs than the last position's residual, which an exported model cannot drop."""
 
 
-class SequenceClassifier(Decoder):
+class SequenceClassifier(LlamaLayers):
     """Scores one sequence as one of ``labels`` classes.
 
     ``LlamaForSequenceClassification`` reads the last token only. The mean over all positions is had from it

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from raypretrain.errors import InputError
-from raypretrain.models.config import DecoderShape, read_json_object, read_shape
+from raypretrain.models.config import LlamaShape, read_json_object, read_shape
 from raypretrain.models.heads import MEAN_SCALE, SequenceClassifier
 from raypretrain.models.layout import (
     NAMES,
@@ -88,7 +88,7 @@ def save_classifier(
         raise InputError(
             f"{len(labels)} labels for {classifier.score.out_features} scores", where=str(folder)
         )
-    shape: DecoderShape = classifier.shape
+    shape: LlamaShape = classifier.shape
     state = dict(classifier.state_dict())
     if classifier.pooling == "mean":
         shape, state = _with_mean_layer(shape, state, where=str(folder))
@@ -163,8 +163,8 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _with_mean_layer(
-    shape: DecoderShape, state: dict[str, Tensor], where: str
-) -> tuple[DecoderShape, dict[str, Tensor]]:
+    shape: LlamaShape, state: dict[str, Tensor], where: str
+) -> tuple[LlamaShape, dict[str, Tensor]]:
     """Append the layer whose uniform attention adds ``MEAN_SCALE`` times the mean of the normalised stream.
 
     Its values must be the whole stream, so grouped key-value heads become one for each head, in every layer.

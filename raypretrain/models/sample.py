@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from raypretrain.models.transformer import Cache, CausalLM
+from raypretrain.models.llama import Cache, Llama
 
 
 @torch.inference_mode()
 def generate(
-    model: CausalLM,
+    model: Llama,
     ids: Sequence[int],
     max_new_tokens: int,
     temperature: float = 1.0,

@@ -22,17 +22,17 @@ def sample(
     """
     from tokenizers import Tokenizer
 
-    from raypretrain.models.config import DecoderShape
+    from raypretrain.models.config import LlamaShape
     from raypretrain.models.huggingface import load_base
+    from raypretrain.models.llama import Llama
     from raypretrain.models.sample import generate
-    from raypretrain.models.transformer import CausalLM
 
     shape, state = load_base(folder)
-    if not isinstance(shape, DecoderShape):
+    if not isinstance(shape, LlamaShape):
         raise InputError(
             f"is an encoder ('{shape.family}'), which fills gaps in a text but continues none",
             where=str(folder / "config.json"),
-            fix=f"give a model of type '{DecoderShape.family}'",
+            fix=f"give a model of type '{LlamaShape.family}'",
         )
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -46,7 +46,7 @@ def sample(
     tokenizer.no_padding()
     tokenizer.no_truncation()
     bos, eos = (_special(folder, name) for name in ("bos_token_id", "eos_token_id"))
-    model = CausalLM(shape)
+    model = Llama(shape)
     model.load_state_dict(state)
     model.eval()
     ids = tokenizer.encode(prompt).ids or ([] if bos is None else [bos])

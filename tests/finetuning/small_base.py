@@ -13,7 +13,7 @@ from small_task import sentences, small_shape, write_csv
 from raypretrain.config import validate
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.models.huggingface import save_language_model
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.llama import Llama
 from raypretrain.tokens.export import save_huggingface_tokenizer
 from raypretrain.tokens.tokenizer import TokenizerConfig, train_tokenizer
 
@@ -25,7 +25,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = TokenizerConfig(vocabulary=600)
     tokenizer = train_tokenizer(iter(reviews(200)), config, folder / "own.model", threads=1)
     save_huggingface_tokenizer(tokenizer, folder, max_length=64)
-    model = CausalLM(small_shape(tokenizer.vocabulary))
+    model = Llama(small_shape(tokenizer.vocabulary))
     model.init_weights(seed=3)
     save_language_model(model.state_dict(), model.shape, folder, bos=1, eos=2, pad=3)
     return folder

@@ -11,8 +11,8 @@ import torch
 
 from raypretrain.models.config import ModelConfig
 from raypretrain.models.families import LanguageModel, build
+from raypretrain.models.llama import Llama
 from raypretrain.models.shape import ModelShape
-from raypretrain.models.transformer import CausalLM
 
 CAUSAL = ModelConfig(preset="llama-1m", width=64, layers=2, heads=4, key_value_heads=2, feed_forward=160)
 MASKED = ModelConfig(preset="modernbert-1m", width=64, layers=3, heads=4, feed_forward=96, local_attention=16)
@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     states = []
     for seed in (1, 1, 2):
         torch.manual_seed(len(states))  # of no influence
-        model = CausalLM(ModelConfig(preset="llama-1m").shape(100, 16))
+        model = Llama(ModelConfig(preset="llama-1m").shape(100, 16))
         model.init_weights(seed)
         states.append(model.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
 
 def test_initial_weights_have_the_spread_that_is_promised():
     shape = ModelConfig(preset="llama-3m", initializer_range=0.05, tied=False).shape(1000, 16)
-    model = CausalLM(shape)
+    model = Llama(shape)
     model.init_weights(0)
     for name, weight in model.named_parameters():
         if weight.ndim == 1:

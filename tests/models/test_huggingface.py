@@ -12,14 +12,14 @@ from raypretrain.models import huggingface
 from raypretrain.models.config import ModelConfig
 from raypretrain.models.heads import SequenceClassifier
 from raypretrain.models.huggingface import load_base, save_classifier, save_language_model
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.llama import Llama
 
 SHAPE = ModelConfig(preset="llama-1m", width=32, layers=2, heads=4, feed_forward=48).shape(100, 16)
 
 
 @pytest.fixture
-def model() -> CausalLM:
-    model = CausalLM(SHAPE)
+def model() -> Llama:
+    model = Llama(SHAPE)
     model.init_weights(0)
     return model
 

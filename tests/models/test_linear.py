@@ -6,7 +6,7 @@ import torch
 from raypretrain.models import linear as module
 from raypretrain.models.config import ModelConfig
 from raypretrain.models.linear import Linear, linear, product
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.llama import Llama
 
 BACKWARD = "_OneDnnLinearBackward"
 
@@ -93,7 +93,7 @@ def test_the_models_loss_and_gradients_do_not_depend_on_the_library(onednn, monk
     results = []
     for fast in (True, False):
         monkeypatch.setattr(module, "_mkl_is_slow", lambda fast=fast: fast)
-        model = CausalLM(shape)
+        model = Llama(shape)
         model.init_weights(0)
         ids = torch.randint(0, 300, (3, 65), generator=torch.Generator().manual_seed(0))
         loss = model(ids[:, :-1], ids[:, 1:])

@@ -8,8 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from raypretrain.config import validate
 from raypretrain.errors import InputError, RecipeError
-from raypretrain.models.config import PRESETS, DecoderShape, ModelConfig
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.config import PRESETS, LlamaShape, ModelConfig
+from raypretrain.models.llama import Llama
 
 
 def _recipe_error(tmp_path, **values) -> str:
@@ -48,7 +48,7 @@ def test_a_published_preset_has_exactly_the_published_parameters(name, vocabular
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameters_are_those_of_the_model_built(tied):
     shape = ModelConfig(preset="llama-1m", key_value_heads=2, tied=tied).shape(500, 64)
-    assert shape.parameters == sum(weight.numel() for weight in CausalLM(shape).parameters())
+    assert shape.parameters == sum(weight.numel() for weight in Llama(shape).parameters())
 
 
 def test_flops_are_six_for_each_weight_of_a_matrix_and_those_of_the_attention():
@@ -94,7 +94,7 @@ def test_an_impossible_shape_gets_one_line(values, message, tmp_path):
 def test_a_shape_survives_transformers_config(preset, tmp_path):
     shape = ModelConfig(preset=preset, initializer_range=0.03).shape(1000, 256)
     theirs = LlamaConfig(**shape.to_huggingface_config())
-    assert DecoderShape.from_huggingface_config(theirs.to_dict(), "config.json") == shape
+    assert LlamaShape.from_huggingface_config(theirs.to_dict(), "config.json") == shape
 
 
 def test_the_config_of_an_older_transformers_is_understood():
@@ -109,7 +109,7 @@ def test_the_config_of_an_older_transformers_is_understood():
         "rope_scaling": None,
         "rms_norm_eps": 1e-6,
     }
-    shape = DecoderShape.from_huggingface_config(values, "config.json")
+    shape = LlamaShape.from_huggingface_config(values, "config.json")
     assert (shape.key_value_heads, shape.head_width, shape.rope_theta, shape.tied) == (4, 16, 500000.0, False)
     assert shape.parameters == LlamaForCausalLM(LlamaConfig(**values)).num_parameters()
 
@@ -130,7 +130,7 @@ def test_the_config_of_an_older_transformers_is_understood():
 def test_a_config_that_would_compute_something_else_is_refused(change, message):
     values = ModelConfig().shape(100, 64).to_huggingface_config() | change
     with pytest.raises(InputError, match=message) as caught:
-        DecoderShape.from_huggingface_config(values, "base/config.json")
+        LlamaShape.from_huggingface_config(values, "base/config.json")
     assert str(caught.value).startswith("base/config.json: ")
 
 
@@ -138,4 +138,4 @@ def test_a_missing_key_is_named():
     values = ModelConfig().shape(100, 64).to_huggingface_config()
     del values["intermediate_size"]
     with pytest.raises(InputError, match="'intermediate_size' is missing"):
-        DecoderShape.from_huggingface_config(values, "config.json")
+        LlamaShape.from_huggingface_config(values, "config.json")

@@ -9,22 +9,22 @@ from raypretrain.errors import InputError
 from raypretrain.models.config import ModelConfig
 from raypretrain.models.families import build
 from raypretrain.models.huggingface import save_language_model
+from raypretrain.models.llama import Llama
 from raypretrain.models.sample import generate
-from raypretrain.models.transformer import CausalLM
 from raypretrain.training.sampling import sample
 
 
 @pytest.fixture(scope="module")
-def model() -> CausalLM:
+def model() -> Llama:
     shape = ModelConfig(
         preset="llama-1m", width=32, layers=3, heads=4, key_value_heads=2, initializer_range=0.5
     ).shape(60, 40)
-    model = CausalLM(shape)
+    model = Llama(shape)
     model.init_weights(3)
     return model
 
 
-def _greedy(model: CausalLM, ids: list[int], count: int) -> list[int]:
+def _greedy(model: Llama, ids: list[int], count: int) -> list[int]:
     """Without a cache: the whole sequence again for every token."""
     ids = list(ids)
     with torch.no_grad():

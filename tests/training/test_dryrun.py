@@ -12,7 +12,7 @@ from runs import write_recipe
 
 from raypretrain.config import load_recipe
 from raypretrain.errors import ClusterError, InputError, RecipeError
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.llama import Llama
 from raypretrain.training.cluster import size_up
 from raypretrain.training.dryrun import dry_run, memory
 from raypretrain.training.recipe import PretrainRecipe
@@ -66,7 +66,7 @@ def test_it_says_what_a_run_comes_to(recipe: Path, corpus: Path) -> None:
 
 def test_the_parameters_are_those_of_the_model(recipe: Path) -> None:
     loaded = load_recipe(recipe, PretrainRecipe)
-    model = CausalLM(loaded.model.shape(512, 64))
+    model = Llama(loaded.model.shape(512, 64))
     assert resolve(recipe)["model"]["parameters"] == sum(p.numel() for p in model.parameters())
 
 

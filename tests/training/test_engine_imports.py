@@ -12,11 +12,11 @@ PROGRAM = """
 import sys
 import torch, torch.distributed as dist
 from raypretrain.models.config import ModelConfig
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.llama import Llama
 from raypretrain.training.engine import Engine, EngineSettings
 
 dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
-model = CausalLM(ModelConfig(preset="llama-1m", width=32, layers=1, heads=2, feed_forward=64).shape(64, 16))
+model = Llama(ModelConfig(preset="llama-1m", width=32, layers=1, heads=2, feed_forward=64).shape(64, 16))
 model.init_weights(0)
 settings = EngineSettings(int(sys.argv[2]), "fp32", 1, 1, 1, 1e-3, 0.1, (0.9, 0.95), 1e-8, 1.0)
 engine = Engine(model, settings, torch.device("cpu"))

@@ -13,7 +13,7 @@ from process_group import leave, start_workers
 from targets import causal_targets
 
 from raypretrain.models.config import ModelConfig, ModelShape
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.llama import Llama
 from raypretrain.training.resize import needs_conversion, scratch_folder, start_conversion
 
 pytestmark = pytest.mark.slow
@@ -80,7 +80,7 @@ def steps(engine: Any, first: int) -> list[float]:
 def make_engine(precision: str, zero: int, workers: int, universal: bool) -> Any:
     from raypretrain.training.engine import Engine, EngineSettings
 
-    model = CausalLM(shape())
+    model = Llama(shape())
     model.init_weights(0)
     settings = EngineSettings(
         zero=zero,

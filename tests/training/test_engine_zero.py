@@ -15,7 +15,7 @@ from process_group import leave, start_workers
 from targets import causal_targets
 
 from raypretrain.models.config import ModelConfig, ModelShape
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.llama import Llama
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +29,8 @@ def shape() -> ModelShape:
     return ModelConfig(preset="llama-1m", width=32, layers=2, heads=2, feed_forward=64).shape(128, LENGTH)
 
 
-def model() -> CausalLM:
-    made = CausalLM(shape())
+def model() -> Llama:
+    made = Llama(shape())
     made.init_weights(0)
     return made
 
@@ -150,7 +150,7 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def reference() -> tuple[CausalLM, list[tuple[float, float]]]:
+def reference() -> tuple[Llama, list[tuple[float, float]]]:
     """The same training in plain PyTorch in one process: the weights after STEPS, and the losses and norms."""
     trained = model()
     matrices = [p for p in trained.parameters() if p.ndim >= 2]
@@ -179,7 +179,7 @@ def consolidated(folder: Path, precision: str, zero: int) -> dict[str, torch.Ten
 
 @pytest.mark.parametrize("zero", range(4))
 def test_every_stage_learns_what_plain_pytorch_learns(
-    results: dict[str, Any], reference: tuple[CausalLM, list[tuple[float, float]]], zero: int
+    results: dict[str, Any], reference: tuple[Llama, list[tuple[float, float]]], zero: int
 ) -> None:
     found, wanted = results[f"fp32-{zero}"]["trained"], reference[1]
     assert [loss for loss, _ in found] == pytest.approx([loss for loss, _ in wanted], rel=1e-4)
@@ -189,7 +189,7 @@ def test_every_stage_learns_what_plain_pytorch_learns(
 
 @pytest.mark.parametrize("zero", range(4))
 def test_the_consolidated_weights_are_those_that_plain_pytorch_reaches(
-    folder: Path, results: dict[str, Any], reference: tuple[CausalLM, list[tuple[float, float]]], zero: int
+    folder: Path, results: dict[str, Any], reference: tuple[Llama, list[tuple[float, float]]], zero: int
 ) -> None:
     state, wanted = consolidated(folder, "fp32", zero), reference[0].state_dict()
     assert {name for name in wanted if name not in state} <= {"output.weight", "lm_head.weight"}
@@ -211,7 +211,7 @@ def one_thread() -> Iterator[None]:
 def test_the_consolidated_weights_are_those_that_were_trained(
     folder: Path, results: dict[str, Any], precision: str, zero: int, one_thread: None
 ) -> None:
-    made = CausalLM(shape())
+    made = Llama(shape())
     made.load_state_dict(consolidated(folder, precision, zero))
     if precision == "bf16":
         made.bfloat16()

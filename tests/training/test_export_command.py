@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from raypretrain import cli, storage
 from raypretrain.config import load_recipe
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.llama import Llama
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.tokenizer import Tokenizer, train_tokenizer
 from raypretrain.training.checkpoint import MANIFEST, Standing, checkpoint_folder, commit, hash_files
@@ -35,10 +35,10 @@ def run(tmp_path: Path, corpus: Path) -> RunFolder:
     return folder
 
 
-def save(run: RunFolder, step: int) -> CausalLM:
+def save(run: RunFolder, step: int) -> Llama:
     """A checkpoint after ``step`` as the engine writes it without ZeRO; its weights come from the step."""
     recipe = run.read_recipe()
-    model = CausalLM(recipe.model.shape(recipe.tokenizer.vocabulary, recipe.sequences.length))
+    model = Llama(recipe.model.shape(recipe.tokenizer.vocabulary, recipe.sequences.length))
     model.init_weights(step)
     folder = checkpoint_folder(run.checkpoints, step)
     (folder / "engine").mkdir(parents=True)

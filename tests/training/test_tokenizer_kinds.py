@@ -20,7 +20,7 @@ from raypretrain.finetuning.base import BaseConfig, open_base
 from raypretrain.finetuning.encode import Encoder
 from raypretrain.models.config import ModelConfig
 from raypretrain.models.huggingface import save_language_model
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.llama import Llama
 from raypretrain.tokens.export import save_huggingface_tokenizer
 from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.tokens.window import SequencesConfig, Windows
@@ -43,7 +43,7 @@ def released(
     shape = ModelConfig(preset="llama-1m", width=32, layers=2, heads=2, feed_forward=64).shape(
         tokenizer.vocabulary, 64
     )
-    model = CausalLM(shape)
+    model = Llama(shape)
     model.init_weights(seed=3)
     marks = {"bos": tokenizer.bos, "eos": tokenizer.eos, "pad": tokenizer.pad}
     save_language_model(model.state_dict(), shape, folder, **marks)

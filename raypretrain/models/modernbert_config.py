@@ -21,7 +21,7 @@ GLOBAL, LOCAL = "full_attention", "sliding_attention"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderShape(ModelShape):
+class ModernBertShape(ModelShape):
     """Every number that decides what an encoder's weights look like and what they compute (arXiv:2412.13663).
 
     Its output matrix is always the embedding, and its heads always fill the width.
@@ -111,7 +111,7 @@ class EncoderShape(ModelShape):
         }
 
     @classmethod
-    def from_huggingface_config(cls, values: dict[str, Any], where: str) -> EncoderShape:
+    def from_huggingface_config(cls, values: dict[str, Any], where: str) -> ModernBertShape:
         """The shape that a ModernBERT's ``config.json`` describes. Dropout, which is not part of it, is ignored.
 
         Raises:
@@ -159,7 +159,7 @@ def _global_every(values: dict[str, Any], layers: int, where: str) -> int:
 
 def _refuse_unknown_parts(values: dict[str, Any], where: str) -> None:
     """Raise an InputError for a config whose model would silently compute something else here."""
-    refuse_other_family(values, EncoderShape.family, where)
+    refuse_other_family(values, ModernBertShape.family, where)
     for key in ("hidden_activation", "classifier_activation"):
         if values.get(key, "gelu") != "gelu":
             raise InputError(f"has {key} '{values[key]}'; only gelu is known", where=where)
@@ -172,8 +172,8 @@ def _refuse_unknown_parts(values: dict[str, Any], where: str) -> None:
         refuse_scaled_positions(mapping(ropes, kind, where), f"rope_parameters.{kind}", where)
 
 
-def _preset(width: int, layers: int, heads: int, feed_forward: int) -> EncoderShape:
-    return EncoderShape(
+def _preset(width: int, layers: int, heads: int, feed_forward: int) -> ModernBertShape:
+    return ModernBertShape(
         vocabulary=0,
         width=width,
         layers=layers,
@@ -191,7 +191,7 @@ def _preset(width: int, layers: int, heads: int, feed_forward: int) -> EncoderSh
     )
 
 
-ENCODERS: dict[str, EncoderShape] = {
+MODERNBERTS: dict[str, ModernBertShape] = {
     # Named after their parameters without the embedding, roughly. Their last layer is a global one.
     "modernbert-1m": _preset(128, 7, 4, 192),
     "modernbert-10m": _preset(320, 10, 5, 576),

@@ -16,7 +16,7 @@ from uneven import spread
 from raypretrain.models.config import ModelConfig, ModelShape
 from raypretrain.models.heads import SequenceClassifier
 from raypretrain.models.huggingface import load_base, save_classifier, save_language_model
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.llama import Llama
 
 PAD = 3
 SHAPES = {
@@ -40,7 +40,7 @@ def _ids(shape: ModelShape, batch: int = 3, length: int = 40) -> torch.Tensor:
 
 
 def test_the_exported_model_gives_the_same_logits(shape, tmp_path):
-    model = spread(CausalLM(shape))
+    model = spread(Llama(shape))
     save_language_model(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert isinstance(theirs, LlamaForCausalLM)
@@ -57,14 +57,14 @@ def test_a_model_from_transformers_gives_the_same_logits_here(shape, tmp_path):
     theirs.save_pretrained(tmp_path)
     found, state = load_base(tmp_path)
     assert found == shape
-    model = CausalLM(found)
+    model = Llama(found)
     model.load_state_dict(state)
     with torch.no_grad():
         assert (model(_ids(shape)) - theirs(_ids(shape)).logits).abs().max() < 1e-4
 
 
 def test_loss_and_gradients_are_those_of_transformers(shape, tmp_path):
-    model = spread(CausalLM(shape))
+    model = spread(Llama(shape))
     save_language_model(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = _ids(shape)
@@ -84,7 +84,7 @@ def test_loss_and_gradients_are_those_of_transformers(shape, tmp_path):
 
 
 def test_a_round_trip_changes_no_bit(shape, tmp_path):
-    model = spread(CausalLM(shape))
+    model = spread(Llama(shape))
     save_language_model(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
     found, state = load_base(tmp_path)
     assert found == shape
@@ -94,11 +94,11 @@ def test_a_round_trip_changes_no_bit(shape, tmp_path):
 
 def test_in_bf16_both_round_alike(tmp_path):
     shape = SHAPES["grouped-tied"]
-    model = spread(CausalLM(shape)).bfloat16()
+    model = spread(Llama(shape)).bfloat16()
     save_language_model(model.state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert theirs.dtype == torch.bfloat16
-    exact = CausalLM(shape)
+    exact = Llama(shape)
     exact.load_state_dict(model.state_dict())
     with torch.no_grad():
         truth = exact(_ids(shape))
@@ -112,7 +112,7 @@ def test_in_bf16_both_round_alike(tmp_path):
 def test_dtype_converts_the_exported_weights(tmp_path):
     shape = SHAPES["full-tied"]
     save_language_model(
-        spread(CausalLM(shape)).state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD, dtype=torch.bfloat16
+        spread(Llama(shape)).state_dict(), shape, tmp_path, bos=1, eos=2, pad=PAD, dtype=torch.bfloat16
     )
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     assert all(weight.dtype == torch.bfloat16 for weight in load_base(tmp_path)[1].values())
@@ -148,7 +148,7 @@ def test_the_mean_is_a_mean_over_the_real_tokens():
 
 
 def test_a_classifier_takes_the_bases_weights(shape):
-    base = spread(CausalLM(shape))
+    base = spread(Llama(shape))
     classifier = SequenceClassifier(shape, 2)
     score = classifier.score.weight.clone()
     classifier.load_base(base.state_dict())

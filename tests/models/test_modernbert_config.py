@@ -9,7 +9,7 @@ from transformers import ModernBertConfig
 
 from raypretrain.config import validate
 from raypretrain.errors import InputError, RecipeError
-from raypretrain.models.config import EncoderShape, ModelConfig, read_shape
+from raypretrain.models.config import ModelConfig, ModernBertShape, read_shape
 from raypretrain.models.families import build
 from raypretrain.models.huggingface import load_base, save_language_model
 
@@ -187,7 +187,7 @@ def test_dropout_is_ignored_and_a_missing_key_is_named():
         "mlp_dropout": 0.1,
         "embedding_dropout": 0.1,
     }
-    assert EncoderShape.from_huggingface_config(values, "config.json") == SHAPE
+    assert ModernBertShape.from_huggingface_config(values, "config.json") == SHAPE
     del values["intermediate_size"]
     with pytest.raises(InputError, match="'intermediate_size' is missing"):
         read_shape(values, "config.json")

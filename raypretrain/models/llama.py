@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raypretrain.models.attention import Attention, Cache, Rotary
-from raypretrain.models.decoder_config import DecoderShape
 from raypretrain.models.initial import draw_weights
 from raypretrain.models.linear import Linear, linear
+from raypretrain.models.llama_config import LlamaShape
 from raypretrain.models.loss import linear_cross_entropy
 from raypretrain.models.shape import ModelShape
 
@@ -35,7 +35,7 @@ class RMSNorm(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU (arXiv:2002.05202)."""
 
-    def __init__(self, shape: DecoderShape) -> None:
+    def __init__(self, shape: LlamaShape) -> None:
         super().__init__()
         self.gate = Linear(shape.width, shape.feed_forward)
         self.up = Linear(shape.width, shape.feed_forward)
@@ -48,7 +48,7 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each on the normalised stream and added to it."""
 
-    def __init__(self, shape: DecoderShape, layer: int) -> None:
+    def __init__(self, shape: LlamaShape, layer: int) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(shape.width, shape.norm_eps)
         self.attention = Attention(shape, layer)
@@ -60,7 +60,7 @@ class Block(nn.Module):
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
-class Decoder(nn.Module):
+class LlamaLayers(nn.Module):
     """Embedding, layers and final norm: what the language model and the classifiers share.
 
     Raises:
@@ -69,7 +69,7 @@ class Decoder(nn.Module):
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
-        if not isinstance(shape, DecoderShape):
+        if not isinstance(shape, LlamaShape):
             raise TypeError(f"a decoder cannot have the shape of a {shape.family}")
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
@@ -99,7 +99,7 @@ class Decoder(nn.Module):
         draw_weights(self, self.shape, seed, ("attention.output.weight", "feed_forward.down.weight"))
 
 
-class CausalLM(Decoder):
+class Llama(LlamaLayers):
     """The language model: predicts the next token of every position.
 
     Its state dict holds ``head.weight`` only if the shape is not tied.

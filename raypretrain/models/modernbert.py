@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raypretrain.models.attention import Rotary, bidirectional_attention, rotate
-from raypretrain.models.encoder_config import EncoderShape
 from raypretrain.models.initial import draw_weights
 from raypretrain.models.linear import Linear, linear
 from raypretrain.models.loss import IGNORED, linear_cross_entropy
+from raypretrain.models.modernbert_config import ModernBertShape
 from raypretrain.models.shape import ModelShape
 
 CUTOFF = 2.0
@@ -27,14 +27,14 @@ CUTOFF = 2.0
 class LayerNorm(nn.LayerNorm):
     """``(x - mean) / std · weight`` over the last dimension (arXiv:1607.06450), without a bias."""
 
-    def __init__(self, shape: EncoderShape) -> None:
+    def __init__(self, shape: ModernBertShape) -> None:
         super().__init__(shape.width, eps=shape.norm_eps, bias=False)
 
 
-class EncoderAttention(nn.Module):
+class ModernBertAttention(nn.Module):
     """Self-attention to both sides; query, key and value in one matrix."""
 
-    def __init__(self, shape: EncoderShape, layer: int) -> None:
+    def __init__(self, shape: ModernBertShape, layer: int) -> None:
         super().__init__()
         self.reach = None if shape.is_global(layer) else shape.reach
         self.heads = shape.heads
@@ -48,10 +48,10 @@ class EncoderAttention(nn.Module):
         return self.output(bidirectional_attention(query, key, value, self.reach).flatten(2))
 
 
-class EncoderFeedForward(nn.Module):
+class ModernBertFeedForward(nn.Module):
     """GeGLU (arXiv:2002.05202) with the exact gelu; the gate and what it lets through in one matrix."""
 
-    def __init__(self, shape: EncoderShape) -> None:
+    def __init__(self, shape: ModernBertShape) -> None:
         super().__init__()
         self.gate_up = Linear(shape.width, 2 * shape.feed_forward)
         self.down = Linear(shape.feed_forward, shape.width)
@@ -61,24 +61,24 @@ class EncoderFeedForward(nn.Module):
         return self.down(F.gelu(gate) * up)
 
 
-class EncoderBlock(nn.Module):
+class ModernBertBlock(nn.Module):
     """One layer: attention, then feed-forward, each on the normalised stream and added to it."""
 
-    def __init__(self, shape: EncoderShape, layer: int) -> None:
+    def __init__(self, shape: ModernBertShape, layer: int) -> None:
         super().__init__()
         self.is_global = shape.is_global(layer)
         # The embedding has been normalised just before the first layer.
         self.attention_norm = LayerNorm(shape) if layer else nn.Identity()
-        self.attention = EncoderAttention(shape, layer)
+        self.attention = ModernBertAttention(shape, layer)
         self.feed_forward_norm = LayerNorm(shape)
-        self.feed_forward = EncoderFeedForward(shape)
+        self.feed_forward = ModernBertFeedForward(shape)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.attention(self.attention_norm(x), cos, sin)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
-class Encoder(nn.Module):
+class ModernBertLayers(nn.Module):
     """Embedding, layers and final norm.
 
     Raises:
@@ -87,12 +87,12 @@ class Encoder(nn.Module):
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
-        if not isinstance(shape, EncoderShape):
+        if not isinstance(shape, ModernBertShape):
             raise TypeError(f"an encoder cannot have the shape of a {shape.family}")
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
         self.embedding_norm = LayerNorm(shape)
-        self.blocks = nn.ModuleList(EncoderBlock(shape, layer) for layer in range(shape.layers))
+        self.blocks = nn.ModuleList(ModernBertBlock(shape, layer) for layer in range(shape.layers))
         self.norm = LayerNorm(shape)
         self.global_rotary = Rotary(shape.head_width, shape.global_rope_theta)
         self.local_rotary = Rotary(shape.head_width, shape.local_rope_theta)
@@ -127,7 +127,7 @@ class Encoder(nn.Module):
 class PredictionHead(nn.Module):
     """What stands between the encoder and the output matrix: dense, gelu, norm."""
 
-    def __init__(self, shape: EncoderShape) -> None:
+    def __init__(self, shape: ModernBertShape) -> None:
         super().__init__()
         self.dense = Linear(shape.width, shape.width)
         self.norm = LayerNorm(shape)
@@ -136,7 +136,7 @@ class PredictionHead(nn.Module):
         return self.norm(F.gelu(self.dense(x)))
 
 
-class MaskedLM(Encoder):
+class ModernBert(ModernBertLayers):
     """The language model: predicts the tokens that are hidden from it.
 
     Its output matrix is the embedding; ``bias`` [vocabulary] is added to the logits.

@@ -18,7 +18,7 @@ from raypretrain.models.shape import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderShape(ModelShape):
+class LlamaShape(ModelShape):
     """Every number that decides what a decoder's weights look like and what they compute.
 
     Args:
@@ -69,7 +69,7 @@ class DecoderShape(ModelShape):
         }
 
     @classmethod
-    def from_huggingface_config(cls, values: dict[str, Any], where: str) -> DecoderShape:
+    def from_huggingface_config(cls, values: dict[str, Any], where: str) -> LlamaShape:
         """The shape that a Llama's ``config.json`` describes.
 
         Raises:
@@ -99,7 +99,7 @@ class DecoderShape(ModelShape):
 
 def _refuse_unknown_parts(values: dict[str, Any], where: str) -> None:
     """Raise an InputError for a config whose model would silently compute something else here."""
-    refuse_other_family(values, DecoderShape.family, where)
+    refuse_other_family(values, LlamaShape.family, where)
     if values.get("hidden_act", "silu") not in ("silu", "swish"):
         raise InputError(f"uses the activation '{values['hidden_act']}'; only silu is known", where=where)
     refuse_biases(values, ("attention_bias", "mlp_bias"), where)
@@ -117,8 +117,8 @@ def _preset(
     tied: bool = True,
     rope_theta: float = 10_000.0,
     initializer_range: float = 0.02,
-) -> DecoderShape:
-    return DecoderShape(
+) -> LlamaShape:
+    return LlamaShape(
         vocabulary=0,
         width=width,
         layers=layers,
@@ -134,7 +134,7 @@ def _preset(
     )
 
 
-DECODERS: dict[str, DecoderShape] = {
+LLAMAS: dict[str, LlamaShape] = {
     # Named after their parameters without the embedding, roughly.
     "llama-1m": _preset(128, 5, 4, 352),
     "llama-3m": _preset(192, 7, 6, 512),

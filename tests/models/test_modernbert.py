@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from raypretrain.models.config import PRESETS, SHAPES, ModelConfig
-from raypretrain.models.encoder import MaskedLM
 from raypretrain.models.families import FAMILIES, build
-from raypretrain.models.transformer import CausalLM
+from raypretrain.models.llama import Llama
+from raypretrain.models.modernbert import ModernBert
 
 IGNORED = -100
 TINY = ModelConfig(
@@ -15,10 +15,10 @@ TINY = ModelConfig(
 ).shape(40, 32)
 
 
-def _tiny(dtype: torch.dtype = torch.float32) -> MaskedLM:
+def _tiny(dtype: torch.dtype = torch.float32) -> ModernBert:
     """Weights large enough, and norms and bias uneven enough, that a mistake anywhere shows."""
     generator = torch.Generator().manual_seed(1)
-    model = MaskedLM(TINY).to(dtype)
+    model = ModernBert(TINY).to(dtype)
     with torch.no_grad():
         for weight in model.parameters():
             noise = torch.randn(weight.shape, generator=generator, dtype=dtype)
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
 
 def test_initial_weights_are_spread_and_cut_off_as_promised():
     shape = ModelConfig(preset="modernbert-1m", layers=3, initializer_range=0.05).shape(1000, 16)
-    model = MaskedLM(shape)
+    model = ModernBert(shape)
     model.init_weights(0)
     for name, weight in model.named_parameters():
         if weight.ndim == 1:
@@ -135,12 +135,12 @@ def test_every_family_is_built_from_its_shapes():
         ("causal", "LlamaForCausalLM"),
         ("masked", "ModernBertForMaskedLM"),
     ]
-    assert type(build(TINY)) is MaskedLM
-    assert type(build(ModelConfig(preset="llama-1m").shape(40, 32))) is CausalLM
+    assert type(build(TINY)) is ModernBert
+    assert type(build(ModelConfig(preset="llama-1m").shape(40, 32))) is Llama
 
 
 def test_a_network_of_one_family_refuses_the_shape_of_another():
     with pytest.raises(TypeError, match="decoder cannot have the shape of a modernbert"):
-        CausalLM(TINY)
+        Llama(TINY)
     with pytest.raises(TypeError, match="encoder cannot have the shape of a llama"):
-        MaskedLM(ModelConfig(preset="llama-1m").shape(40, 32))
+        ModernBert(ModelConfig(preset="llama-1m").shape(40, 32))

@@ -9,9 +9,9 @@ from transformers import AutoModelForMaskedLM, ModernBertConfig, ModernBertForMa
 from uneven import spread
 
 from raypretrain.models.config import ModelConfig
-from raypretrain.models.encoder import MaskedLM
 from raypretrain.models.families import build
 from raypretrain.models.huggingface import load_base, save_language_model
+from raypretrain.models.modernbert import ModernBert
 from raypretrain.models.shape import ModelShape
 
 PAD = 3
@@ -50,7 +50,7 @@ def _theirs(folder, attention: str = "sdpa", **options) -> ModernBertForMaskedLM
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_exported_model_gives_the_same_logits(shape, attention, tmp_path):
-    model = spread(MaskedLM(shape))
+    model = spread(ModernBert(shape))
     save_language_model(model.state_dict(), shape, tmp_path, **SPECIAL)
     theirs = _theirs(tmp_path, attention)
     assert theirs.num_parameters() == shape.parameters
@@ -79,15 +79,15 @@ def test_a_model_from_transformers_gives_the_same_logits_here(shape, tmp_path):
 
 def test_the_window_matters_at_these_lengths():
     """Else the comparisons above would show nothing of it."""
-    model, ids = spread(MaskedLM(SHAPE)), _ids(200)
-    narrower = MaskedLM(replace(SHAPE, local_attention=126))
+    model, ids = spread(ModernBert(SHAPE)), _ids(200)
+    narrower = ModernBert(replace(SHAPE, local_attention=126))
     narrower.load_state_dict(model.state_dict())
     with torch.no_grad():
         assert (model(ids) - narrower(ids)).abs().max() > 1e-2
 
 
 def test_loss_and_gradients_are_those_of_transformers(shape, tmp_path):
-    model = spread(MaskedLM(shape))
+    model = spread(ModernBert(shape))
     save_language_model(model.state_dict(), shape, tmp_path, **SPECIAL)
     theirs = _theirs(tmp_path)
     ids = _ids(200)
@@ -111,7 +111,7 @@ def test_loss_and_gradients_are_those_of_transformers(shape, tmp_path):
 
 
 def test_a_round_trip_changes_no_bit(shape, tmp_path):
-    model = spread(MaskedLM(shape))
+    model = spread(ModernBert(shape))
     save_language_model(model.state_dict(), shape, tmp_path, **SPECIAL)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     found, state = load_base(tmp_path)
@@ -121,11 +121,11 @@ def test_a_round_trip_changes_no_bit(shape, tmp_path):
 
 
 def test_in_bf16_both_round_alike(tmp_path):
-    model = spread(MaskedLM(SHAPE)).bfloat16()
+    model = spread(ModernBert(SHAPE)).bfloat16()
     save_language_model(model.state_dict(), SHAPE, tmp_path, **SPECIAL)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     theirs = _theirs(tmp_path, dtype=torch.bfloat16)
-    exact = MaskedLM(SHAPE)
+    exact = ModernBert(SHAPE)
     exact.load_state_dict(model.state_dict())
     ids = _ids(200)
     with torch.no_grad():
