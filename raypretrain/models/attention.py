@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from raypretrain.models.linear import Linear
 from raypretrain.models.llama_config import LlamaShape
+from raypretrain.models.rope import RopeScaling
 
 LONGEST_BLOCKWISE = 1024
 """Where a block of queries spans more keys, the probabilities kept for the backward pass cost more memory than
@@ -28,9 +29,10 @@ class Rotary:
     they are computed in fp32 and rounded last.
     """
 
-    def __init__(self, head_width: int, theta: float) -> None:
+    def __init__(self, head_width: int, theta: float, scaling: RopeScaling | None = None) -> None:
         self.head_width = head_width
         self.theta = theta
+        self.scaling = scaling
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def tables(self, start: int, stop: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +48,11 @@ class Rotary:
     def _compute(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
         steps = torch.arange(0, self.head_width, 2, device=like.device).float() / self.head_width
         positions = torch.arange(length, device=like.device).float()
-        angles = torch.outer(positions, 1.0 / self.theta**steps)[:, None, :]
+        frequencies = 1.0 / self.theta**steps
+        if self.scaling:
+            lower = [self.scaling.apply(frequency) for frequency in frequencies.tolist()]
+            frequencies = torch.tensor(lower, device=like.device)
+        angles = torch.outer(positions, frequencies)[:, None, :]
         cos, sin = angles.cos().to(like.dtype), angles.sin().to(like.dtype)
         return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 

@@ -13,6 +13,7 @@ from raypretrain.config import Config, Count, nearest
 from raypretrain.errors import InputError
 from raypretrain.models.llama_config import LLAMAS, LlamaShape
 from raypretrain.models.modernbert_config import MODERNBERTS, ModernBertShape
+from raypretrain.models.rope import RopeScaling
 from raypretrain.models.shape import ModelShape, Objective
 
 PRESETS: dict[str, ModelShape] = {**LLAMAS, **MODERNBERTS}
@@ -37,6 +38,7 @@ class ModelConfig(Config):
     feed_forward: Count | None = Field(default=None, gt=0)
     tied: bool | None = None
     rope_theta: float | None = Field(default=None, gt=1)
+    rope_scaling: RopeScaling | None = None
     global_every: Count | None = Field(default=None, gt=0)
     local_attention: Count | None = Field(default=None, gt=0)
     global_rope_theta: float | None = Field(default=None, gt=1)
@@ -78,9 +80,7 @@ class ModelConfig(Config):
     def shape(self, vocabulary: int, length: int) -> ModelShape:
         """The shape with this vocabulary, for sequences of ``length`` tokens."""
         preset = PRESETS[self.preset]
-        given = {
-            key: value for key, value in self.model_dump(exclude={"preset"}).items() if value is not None
-        }
+        given = {key: value for key, value in self if key != "preset" and value is not None}
         if isinstance(preset, LlamaShape) and "heads" in given and preset.key_value_heads == preset.heads:
             given.setdefault("key_value_heads", given["heads"])
         shape = replace(preset, vocabulary=vocabulary, max_length=length, **given)

@@ -75,7 +75,7 @@ class LlamaLayers(nn.Module):
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.layers))
         self.norm = RMSNorm(shape.width, shape.norm_eps)
-        self.rotary = Rotary(shape.head_width, shape.rope_theta)
+        self.rotary = Rotary(shape.head_width, shape.rope_theta, shape.rope_scaling)
 
     def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """The residual stream before the final norm.

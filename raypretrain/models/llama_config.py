@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from raypretrain.errors import InputError
+from raypretrain.models.rope import RopeScaling, rope_from_huggingface, rope_to_huggingface
 from raypretrain.models.shape import (
     ModelShape,
-    mapping,
     reading,
     refuse_biases,
     refuse_impossible,
     refuse_other_family,
-    refuse_scaled_positions,
 )
 
 
@@ -24,6 +23,7 @@ class LlamaShape(ModelShape):
     Args:
         key_value_heads: keys and values; groups of the query heads share one.
         rope_theta: base of the rotary positions.
+        rope_scaling: how they are scaled for longer texts.
     """
 
     family = "llama"
@@ -32,6 +32,7 @@ class LlamaShape(ModelShape):
 
     key_value_heads: int
     rope_theta: float
+    rope_scaling: RopeScaling | None = None
 
     @property
     def layer_matrices(self) -> int:
@@ -63,9 +64,8 @@ class LlamaShape(ModelShape):
             "head_dim": self.head_width,
             "hidden_act": "silu",
             "rms_norm_eps": self.norm_eps,
-            "rope_theta": self.rope_theta,  # transformers 4 reads this key, transformers 5 the next
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
             "attention_dropout": 0.0,
+            **rope_to_huggingface(self.rope_theta, self.rope_scaling),
         }
 
     @classmethod
@@ -76,7 +76,7 @@ class LlamaShape(ModelShape):
             InputError: another architecture, parts that this package has not, or a key that is missing.
         """
         _refuse_unknown_parts(values, where)
-        rope = mapping(values, "rope_parameters", where)
+        theta, scaling = rope_from_huggingface(values, where)
         with reading(where):
             width, heads = int(values["hidden_size"]), int(values["num_attention_heads"])
             shape = cls(
@@ -88,7 +88,8 @@ class LlamaShape(ModelShape):
                 head_width=int(values.get("head_dim") or width // heads),
                 feed_forward=int(values["intermediate_size"]),
                 tied=bool(values.get("tie_word_embeddings", False)),
-                rope_theta=float(rope.get("rope_theta") or values.get("rope_theta") or 10_000.0),
+                rope_theta=theta,
+                rope_scaling=scaling,
                 norm_eps=float(values.get("rms_norm_eps", 1e-6)),
                 max_length=int(values.get("max_position_embeddings", 2048)),
                 initializer_range=float(values.get("initializer_range", 0.02)),
@@ -103,8 +104,6 @@ def _refuse_unknown_parts(values: dict[str, Any], where: str) -> None:
     if values.get("hidden_act", "silu") not in ("silu", "swish"):
         raise InputError(f"uses the activation '{values['hidden_act']}'; only silu is known", where=where)
     refuse_biases(values, ("attention_bias", "mlp_bias"), where)
-    for key in ("rope_scaling", "rope_parameters"):
-        refuse_scaled_positions(mapping(values, key, where), key, where)
 
 
 def _preset(

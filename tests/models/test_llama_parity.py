@@ -17,6 +17,7 @@ from raypretrain.models.config import ModelConfig, ModelShape
 from raypretrain.models.heads import SequenceClassifier
 from raypretrain.models.huggingface import load_base, save_classifier, save_language_model
 from raypretrain.models.llama import Llama
+from raypretrain.models.rope import RopeScaling
 
 PAD = 3
 SHAPES = {
@@ -26,6 +27,11 @@ SHAPES = {
     for kv in (8, 2)
     for tied in (True, False)
 }
+# So short that the sequences below are beyond it.
+SHAPES["linear"] = replace(SHAPES["full-tied"], rope_scaling=RopeScaling(kind="linear", factor=4))
+SHAPES["llama3"] = replace(
+    SHAPES["full-tied"], rope_scaling=RopeScaling(kind="llama3", factor=8, original_length=32)
+)
 
 
 @pytest.fixture(params=SHAPES)
@@ -61,6 +67,16 @@ def test_a_model_from_transformers_gives_the_same_logits_here(shape, tmp_path):
     model.load_state_dict(state)
     with torch.no_grad():
         assert (model(_ids(shape)) - theirs(_ids(shape)).logits).abs().max() < 1e-4
+
+
+def test_the_scaling_of_positions_matters_at_this_length():
+    """Else the comparisons above would show nothing of it."""
+    plain, ids = spread(Llama(SHAPES["full-tied"])), _ids(SHAPES["full-tied"])
+    for kind in ("linear", "llama3"):
+        scaled = Llama(SHAPES[kind])
+        scaled.load_state_dict(plain.state_dict())
+        with torch.no_grad():
+            assert (plain(ids) - scaled(ids)).abs().max() > 1e-2
 
 
 def test_loss_and_gradients_are_those_of_transformers(shape, tmp_path):

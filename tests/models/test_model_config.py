@@ -4,12 +4,14 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from raypretrain.config import validate
 from raypretrain.errors import InputError, RecipeError
 from raypretrain.models.config import PRESETS, LlamaShape, ModelConfig
 from raypretrain.models.llama import Llama
+from raypretrain.models.rope import RopeScaling
 
 
 def _recipe_error(tmp_path, **values) -> str:
@@ -114,6 +116,30 @@ def test_the_config_of_an_older_transformers_is_understood():
     assert shape.parameters == LlamaForCausalLM(LlamaConfig(**values)).num_parameters()
 
 
+def test_the_scaling_of_positions_of_an_older_transformers_is_understood():
+    values = ModelConfig().shape(100, 64).to_huggingface_config()
+    del values["rope_parameters"]
+    values["rope_scaling"] = {"type": "linear", "factor": 4.0}
+    assert LlamaShape.from_huggingface_config(values, "c").rope_scaling == RopeScaling(
+        kind="linear", factor=4
+    )
+
+
+def test_a_recipe_can_scale_positions():
+    config = ModelConfig.model_validate(
+        {"rope_scaling": {"kind": "llama3", "factor": 8, "original_length": "8192"}}
+    )
+    scaling = RopeScaling(kind="llama3", factor=8, original_length=8192)
+    assert config.shape(100, 64).rope_scaling == scaling
+    for wrong, message in (
+        ({"kind": "llama3", "factor": 8}, "needs original_length"),
+        ({"kind": "linear", "factor": 8, "low_frequency": 5}, "greater than low_frequency"),
+        ({"kind": "yarn", "factor": 8}, "'linear' or 'llama3'"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            ModelConfig.model_validate({"rope_scaling": wrong})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -123,7 +149,13 @@ def test_the_config_of_an_older_transformers_is_understood():
         ({"num_key_value_heads": 4}, "make no Llama"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"attention_bias": True}, "attention_bias"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "llama3"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "'low_freq_factor' is missing"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 8.0}}, "rope_scaling: dynamic"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 0.5}},
+            "rope_scaling.factor: .*greater than or equal to 1",
+        ),
+        ({"rope_scaling": {"type": "linear", "factor": "two"}}, "no size"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
     ],
 )
