@@ -11,15 +11,20 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from raypretrain.config import Config, Count, nearest
 from raypretrain.errors import InputError
+from raypretrain.models.bert_config import BERTS, BertShape
+from raypretrain.models.esm2_config import ESM2S, Esm2Shape
+from raypretrain.models.gpt2_config import GPT2S, Gpt2Shape
 from raypretrain.models.llama_config import LLAMAS, LlamaShape
 from raypretrain.models.modernbert_config import MODERNBERTS, ModernBertShape
 from raypretrain.models.rope import RopeScaling
 from raypretrain.models.shape import ModelShape, Objective
 
-PRESETS: dict[str, ModelShape] = {**LLAMAS, **MODERNBERTS}
+PRESETS: dict[str, ModelShape] = {**LLAMAS, **GPT2S, **BERTS, **MODERNBERTS, **ESM2S}
 """Shapes by name; their vocabulary and longest sequence are 0 until a recipe gives them."""
 
-SHAPES: dict[str, type[ModelShape]] = {kind.family: kind for kind in (LlamaShape, ModernBertShape)}
+SHAPES: dict[str, type[ModelShape]] = {
+    kind.family: kind for kind in (LlamaShape, Gpt2Shape, BertShape, ModernBertShape, Esm2Shape)
+}
 """Family (the ``model_type`` of Hugging Face's config) → what its shapes are."""
 
 

@@ -1,52 +1,32 @@
-"""Which families of networks there are, and what each is. A new one is a line here and its two files."""
+"""Which families of networks there are. A new one is a line here, one in ``config.py`` and its two files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-from raypretrain.models.config import LlamaShape, ModernBertShape
+from raypretrain.models.bert import Bert
+from raypretrain.models.esm2 import Esm2
+from raypretrain.models.gpt2 import Gpt2
 from raypretrain.models.llama import Llama
 from raypretrain.models.modernbert import ModernBert
-from raypretrain.models.shape import ModelShape, Objective
+from raypretrain.models.shape import ModelShape
 
-LanguageModel = Llama | ModernBert
+LanguageModel = Llama | Gpt2 | Bert | ModernBert | Esm2
 """What :func:`build` gives: a module with a shape, ``init_weights(seed)``, and ``forward(ids, targets, each)``."""
 
-
-@dataclass(frozen=True)
-class Family:
-    """One kind of network.
-
-    Args:
-        shape: the class of its sizes.
-        network: makes its language model of a shape.
-    """
-
-    shape: type[ModelShape]
-    network: Callable[[ModelShape], LanguageModel]
-
-    @property
-    def objective(self) -> Objective:
-        """What it learns to predict."""
-        return self.shape.objective
-
-    @property
-    def architecture(self) -> str:
-        """The class of transformers that loads its weights."""
-        return self.shape.architecture
-
-
-FAMILIES: dict[str, Family] = {
-    kind.family: Family(kind, network)
-    for kind, network in ((LlamaShape, Llama), (ModernBertShape, ModernBert))
+NETWORKS: dict[str, Callable[[ModelShape], LanguageModel]] = {
+    "llama": Llama,
+    "gpt2": Gpt2,
+    "bert": Bert,
+    "modernbert": ModernBert,
+    "esm": Esm2,
 }
-"""By the ``model_type`` of Hugging Face's config."""
+"""By the ``model_type`` of Hugging Face's config: what makes the language model of a shape."""
 
 
 class _Undrawn(TorchFunctionMode):
@@ -67,4 +47,4 @@ class _Undrawn(TorchFunctionMode):
 def build(shape: ModelShape) -> LanguageModel:
     """The language model of this shape; its weights are not set yet (``init_weights`` or a state dict does)."""
     with _Undrawn():
-        return FAMILIES[shape.family].network(shape)
+        return NETWORKS[shape.family](shape)

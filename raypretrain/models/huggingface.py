@@ -20,14 +20,7 @@ from torch import Tensor
 from raypretrain.errors import InputError
 from raypretrain.models.config import LlamaShape, read_json_object, read_shape
 from raypretrain.models.heads import MEAN_SCALE, SequenceClassifier
-from raypretrain.models.layout import (
-    NAMES,
-    check_state,
-    expected_shapes,
-    from_huggingface_name,
-    some,
-    to_huggingface_name,
-)
+from raypretrain.models.layout import check_state, expected_shapes, from_huggingface, some, to_huggingface
 from raypretrain.models.shape import ModelShape
 
 SHARD_BYTES = 5 * 10**9
@@ -56,7 +49,7 @@ def save_language_model(
     """
     check_state(state, shape, where=str(folder))
     config = shape.to_huggingface_config()
-    tensors = {to_huggingface_name(name, shape.family): weight for name, weight in state.items()}
+    tensors = to_huggingface(state, shape.family)
     special = shape.special_tokens(bos, eos, pad)
     _save(tensors, config, folder, special, dtype)
     if shape.objective == "causal":
@@ -97,7 +90,7 @@ def save_classifier(
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
     }
-    tensors = {to_huggingface_name(name, shape.family): weight for name, weight in state.items()}
+    tensors = to_huggingface(state, shape.family)
     _save(tensors, config, folder, shape.special_tokens(bos, eos, pad), dtype)
 
 
@@ -133,12 +126,12 @@ def load_base(folder: str | Path) -> tuple[ModelShape, dict[str, Tensor]]:
 
 def _add(state: dict[str, Tensor], name: str, weight: Tensor, shape: ModelShape) -> None:
     """Put a weight into the state under our name; under its own if we know none, for the error message."""
-    if name.endswith("rotary_emb.inv_freq") or (shape.tied and name == NAMES[shape.family].output):
-        return  # derived from the config, or a copy of the embedding: old versions saved them as well
     try:
-        state[from_huggingface_name(name, shape.family)] = weight
+        found = from_huggingface(name, weight, shape)
     except KeyError:
-        state[name] = weight
+        found = name, weight
+    if found:
+        state[found[0]] = found[1]
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -20,14 +20,42 @@ class Names:
 
     Args:
         top: of the weights outside the layers.
-        layer: of those in a layer, ``blocks.0.`` here and ``model.layers.0.`` there.
+        layer: of those in a layer, after ``blocks.0.`` here and ``layers.0.`` there.
+        layers: where its layers are there.
         output: Hugging Face's name of the output matrix, which old versions saved where it is the embedding too.
+        transposed: the matrices of a layer, by their names there, that it has with the inputs first.
+        left_out: a pattern of what it may have and is of no use here, beside what follows from the config.
+        head: the weights, by our names, that a model without its output has not.
     """
 
     top: Mapping[str, str]
     layer: Mapping[str, str]
+    layers: str
     output: str
+    transposed: frozenset[str] = frozenset()
+    left_out: str = r"(?!)"
+    head: tuple[str, ...] = ()
 
+    @property
+    def prefix(self) -> str:
+        """What a model saved without its output has not in front of its names."""
+        return self.layers.partition(".")[0] + "."
+
+
+def _both(ours: str, theirs: str) -> dict[str, str]:
+    """A matrix and its bias, or a norm and its bias."""
+    return {f"{ours}.{kind}": f"{theirs}.{kind}" for kind in ("weight", "bias")}
+
+
+_BERT_LAYER = {
+    **_both("attention.query", "attention.self.query"),
+    **_both("attention.key", "attention.self.key"),
+    **_both("attention.value", "attention.self.value"),
+    **_both("attention.output", "attention.output.dense"),
+    **_both("feed_forward.up", "intermediate.dense"),
+    **_both("feed_forward.down", "output.dense"),
+}
+_MASKED_HEAD = ("bias", "head.dense.weight", "head.dense.bias", "head.norm.weight", "head.norm.bias")
 
 NAMES: dict[str, Names] = {
     "llama": Names(
@@ -48,7 +76,50 @@ NAMES: dict[str, Names] = {
             "feed_forward.up.weight": "mlp.up_proj.weight",
             "feed_forward.down.weight": "mlp.down_proj.weight",
         },
+        layers="model.layers",
         output="lm_head.weight",
+    ),
+    "gpt2": Names(
+        top={
+            "embedding.weight": "transformer.wte.weight",
+            "positions.weight": "transformer.wpe.weight",
+            **_both("norm", "transformer.ln_f"),
+        },
+        layer={
+            **_both("attention_norm", "ln_1"),
+            **_both("attention.query_key_value", "attn.c_attn"),
+            **_both("attention.output", "attn.c_proj"),
+            **_both("feed_forward_norm", "ln_2"),
+            **_both("feed_forward.up", "mlp.c_fc"),
+            **_both("feed_forward.down", "mlp.c_proj"),
+        },
+        layers="transformer.h",
+        output="lm_head.weight",
+        transposed=frozenset(
+            ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+        ),
+        left_out=r".*\.attn\.(bias|masked_bias)",  # the causal mask
+    ),
+    "bert": Names(
+        top={
+            "embedding.weight": "bert.embeddings.word_embeddings.weight",
+            "positions.weight": "bert.embeddings.position_embeddings.weight",
+            "token_types.weight": "bert.embeddings.token_type_embeddings.weight",
+            **_both("embedding_norm", "bert.embeddings.LayerNorm"),
+            **_both("head.dense", "cls.predictions.transform.dense"),
+            **_both("head.norm", "cls.predictions.transform.LayerNorm"),
+            "bias": "cls.predictions.bias",
+        },
+        layer={
+            **_BERT_LAYER,
+            **_both("attention_norm", "attention.output.LayerNorm"),
+            **_both("feed_forward_norm", "output.LayerNorm"),
+        },
+        layers="bert.encoder.layer",
+        output="cls.predictions.decoder.weight",
+        # The pooler and the next sentence; a copy of the bias; positions, which are counted here.
+        left_out=r"bert\.pooler\..*|cls\.seq_relationship\..*|cls\.predictions\.decoder\.bias|.*\.position_ids",
+        head=_MASKED_HEAD,
     ),
     "modernbert": Names(
         top={
@@ -67,24 +138,62 @@ NAMES: dict[str, Names] = {
             "feed_forward.gate_up.weight": "mlp.Wi.weight",
             "feed_forward.down.weight": "mlp.Wo.weight",
         },
+        layers="model.layers",
         output="decoder.weight",
+        head=("bias", "head.dense.weight", "head.norm.weight"),
+    ),
+    "esm": Names(
+        top={
+            "embedding.weight": "esm.embeddings.word_embeddings.weight",
+            **_both("norm", "esm.encoder.emb_layer_norm_after"),
+            **_both("head.dense", "lm_head.dense"),
+            **_both("head.norm", "lm_head.layer_norm"),
+            "bias": "lm_head.bias",
+        },
+        layer={
+            **_BERT_LAYER,
+            **_both("attention_norm", "attention.LayerNorm"),
+            **_both("feed_forward_norm", "LayerNorm"),
+        },
+        layers="esm.encoder.layer",
+        output="lm_head.decoder.weight",
+        # The contacts and the pooler; positions that the published files have and rotary models do not use.
+        left_out=r"esm\.(contact_head|pooler)\..*|.*\.position_(ids|embeddings\.weight)",
+        head=_MASKED_HEAD,
     ),
 }
 """By family."""
 
 
-def to_huggingface_name(name: str, family: str) -> str:
-    """``blocks.0.attention.key.weight`` → ``model.layers.0.self_attn.k_proj.weight``; KeyError if unknown."""
-    if found := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):
-        return f"model.layers.{found[1]}.{NAMES[family].layer[found[2]]}"
-    return NAMES[family].top[name]
+def to_huggingface(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+    """A state dict under Hugging Face's names, in its orientation; KeyError for a name that is not known."""
+    names = NAMES[family]
+    made = {}
+    for name, weight in state.items():
+        if found := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):
+            theirs = names.layer[found[2]]
+            made[f"{names.layers}.{found[1]}.{theirs}"] = weight.T if theirs in names.transposed else weight
+        else:
+            made[names.top[name]] = weight
+    return made
 
 
-def from_huggingface_name(name: str, family: str) -> str:
-    """The inverse of :func:`to_huggingface_name`; KeyError if unknown."""
-    if found := re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name):
-        return f"blocks.{found[1]}.{_ours(NAMES[family].layer)[found[2]]}"
-    return _ours(NAMES[family].top)[name]
+def from_huggingface(name: str, weight: Tensor, shape: ModelShape) -> tuple[str, Tensor] | None:
+    """Our name of a weight, and it in our orientation; None for what is of no use here. KeyError if not known."""
+    names = NAMES[shape.family]
+    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)  # as converted from TensorFlow
+    name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+    for full in (name, names.prefix + name):
+        if full.endswith(".inv_freq") or (shape.tied and full == names.output):
+            return None  # follows from the config, or a copy of the embedding
+        if re.fullmatch(names.left_out, full):
+            return None
+        if found := re.fullmatch(rf"{re.escape(names.layers)}\.(\d+)\.(.+)", full):
+            ours = f"blocks.{found[1]}.{_ours(names.layer)[found[2]]}"
+            return ours, weight.T if found[2] in names.transposed else weight
+        if full in (top := _ours(names.top)):
+            return top[full], weight
+    raise KeyError(name)
 
 
 def _ours(names: Mapping[str, str]) -> dict[str, str]:

@@ -20,18 +20,21 @@ _LEAST_ROWS = 32
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` without a bias, by :func:`linear`."""
+    """``nn.Linear`` by :func:`linear`, without a bias unless asked for."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight)
+        return linear(x, self.weight, self.bias)
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """``x @ weight.T`` for ``x`` [..., inputs] and ``weight`` [outputs, inputs]; differentiated at most once."""
-    return _OneDnnLinear.apply(x, weight) if _by_onednn(x) else F.linear(x, weight)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias`` for ``x`` [..., inputs], ``weight`` [outputs, inputs] and ``bias`` [outputs].
+
+    Differentiated at most once.
+    """
+    return _OneDnnLinear.apply(x, weight, bias) if _by_onednn(x) else F.linear(x, weight, bias)
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
@@ -47,26 +50,27 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 
 class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _onednn(x, weight)
+        return _onednn(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         x_grad = _onednn(upstream, weight.T) if ctx.needs_input_grad[0] else None
         weight_grad = None
         if ctx.needs_input_grad[1]:
             weight_grad = product(upstream.flatten(0, -2).contiguous().T, x.flatten(0, -2).contiguous())
-        return x_grad, weight_grad
+        bias_grad = upstream.flatten(0, -2).sum(dim=0) if ctx.needs_input_grad[2] else None
+        return x_grad, weight_grad, bias_grad
 
 
-def _onednn(x: Tensor, weight: Tensor) -> Tensor:
-    """``x @ weight.T``. If ``weight`` were a slice, that is neither dense nor the transpose of a dense matrix,
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias``. If ``weight`` were a slice, that is neither dense nor the transpose of a dense matrix,
     it would be computed right but a hundred times slower.
     """
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return made
 
 

@@ -54,12 +54,16 @@ class LlamaShape(ModelShape):
     def check(self) -> None:
         """Raise a ValueError, of one line, for sizes that make no network."""
         super().check()
+        self.check_rotary()
         if self.key_value_heads < 1 or self.heads % self.key_value_heads:
             raise ValueError(f"{self.key_value_heads} key_value_heads do not divide the {self.heads} heads")
 
     def to_huggingface_config(self) -> dict[str, Any]:
         """The ``config.json`` of a ``LlamaForCausalLM`` of this shape, without token ids and dtype."""
         return super().to_huggingface_config() | {
+            **self.sizes_for_huggingface(),
+            "attention_bias": False,
+            "mlp_bias": False,
             "num_key_value_heads": self.key_value_heads,
             "head_dim": self.head_width,
             "hidden_act": "silu",

@@ -7,16 +7,14 @@ Hugging Face's ``ModernBertForMaskedLM``, so that weights go there and back by r
 
 from __future__ import annotations
 
-from typing import overload
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raypretrain.models.attention import Rotary, bidirectional_attention, rotate
 from raypretrain.models.initial import draw_weights
-from raypretrain.models.linear import Linear, linear
-from raypretrain.models.loss import IGNORED, linear_cross_entropy
+from raypretrain.models.linear import Linear
+from raypretrain.models.masked import MaskedLanguageModel, PredictionHead
 from raypretrain.models.modernbert_config import ModernBertShape
 from raypretrain.models.shape import ModelShape
 
@@ -124,57 +122,14 @@ class ModernBertLayers(nn.Module):
         draw_weights(self, self.shape, seed, scaled, CUTOFF)
 
 
-class PredictionHead(nn.Module):
-    """What stands between the encoder and the output matrix: dense, gelu, norm."""
-
-    def __init__(self, shape: ModernBertShape) -> None:
-        super().__init__()
-        self.dense = Linear(shape.width, shape.width)
-        self.norm = LayerNorm(shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(F.gelu(self.dense(x)))
-
-
-class ModernBert(ModernBertLayers):
-    """The language model: predicts the tokens that are hidden from it.
-
-    Its output matrix is the embedding; ``bias`` [vocabulary] is added to the logits.
-    """
+class ModernBert(ModernBertLayers, MaskedLanguageModel):
+    """The language model: predicts the tokens that are hidden from it."""
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__(shape)
-        self.head = PredictionHead(self.shape)
+        self.head = PredictionHead(Linear(shape.width, shape.width), LayerNorm(self.shape))
         self.bias = nn.Parameter(torch.zeros(shape.vocabulary))
 
-    @overload
-    def forward(self, ids: Tensor) -> Tensor: ...
-
-    @overload
-    def forward(self, ids: Tensor, targets: Tensor, each: Tensor | None = None) -> Tensor: ...
-
-    def forward(self, ids: Tensor, targets: Tensor | None = None, each: Tensor | None = None) -> Tensor:
-        """Logits, or with targets the loss; then only the positions that have one pass the head.
-
-        Args:
-            ids: [B, L] int64.
-            targets: [B, L] int64, the true token at each position that is to be predicted, else -100.
-            each: [B, L] fp32, contiguous; takes the loss of every target that counts.
-
-        Returns:
-            The logits [B, L, vocabulary], or with targets the mean cross-entropy in nats, an fp32 scalar; NaN if
-            no target counts.
-        """
-        x = self.hidden(ids)
-        if targets is None:
-            return linear(self.head(self.norm(x)), self.embedding.weight) + self.bias
-        rows = (targets.flatten() != IGNORED).nonzero()[:, 0]
-        # Not x[rows], whose backward pass adds row by row.
-        predicting = self.head(self.norm(x.flatten(0, 1).index_select(0, rows)))
-        losses = None if each is None else torch.empty(len(rows), dtype=each.dtype, device=each.device)
-        loss = linear_cross_entropy(
-            predicting, self.embedding.weight, targets.flatten()[rows], each=losses, bias=self.bias
-        )
-        if each is not None and losses is not None:
-            each.view(-1)[rows] = losses
-        return loss
+    def predicting(self, x: Tensor) -> Tensor:
+        """As of :class:`MaskedLanguageModel`."""
+        return self.head(self.norm(x))

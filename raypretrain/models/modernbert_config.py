@@ -77,10 +77,9 @@ class ModernBertShape(ModelShape):
     def check(self) -> None:
         """Raise a ValueError, of one line, for sizes that make no network."""
         super().check()
-        if self.head_width * self.heads != self.width:
-            raise ValueError(f"{self.heads} heads of {self.head_width} do not fill the width {self.width}")
-        if not self.tied:
-            raise ValueError("tied cannot be false: a modernbert's output matrix is its embedding")
+        self.check_rotary()
+        self.check_whole_heads()
+        self.check_tied()
         if self.global_every < 1:
             raise ValueError("global_every must be greater than 0")
         if self.local_attention < 2 or self.local_attention % 2:
@@ -92,6 +91,9 @@ class ModernBertShape(ModelShape):
         """The ``config.json`` of a ``ModernBertForMaskedLM`` of this shape, without token ids and dtype."""
         thetas = {GLOBAL: self.global_rope_theta, LOCAL: self.local_rope_theta}
         return super().to_huggingface_config() | {
+            **self.sizes_for_huggingface(),
+            "attention_bias": False,
+            "mlp_bias": False,
             "hidden_activation": "gelu",
             "classifier_activation": "gelu",
             "initializer_cutoff_factor": 2.0,

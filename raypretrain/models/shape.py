@@ -36,6 +36,8 @@ class ModelShape(ABC):
     objective: ClassVar[Objective]
     architecture: ClassVar[str]
     """The class of transformers that computes the same."""
+    learns_positions: ClassVar[bool] = False
+    """Whether it has a weight for every position, so that no sequence can be longer than ``max_length``."""
 
     vocabulary: int
     width: int
@@ -74,15 +76,18 @@ class ModelShape(ABC):
             "architectures": [self.architecture],
             "model_type": self.family,
             "vocab_size": self.vocabulary,
+            "initializer_range": self.initializer_range,
+            "tie_word_embeddings": self.tied,
+        }
+
+    def sizes_for_huggingface(self) -> dict[str, Any]:
+        """The sizes under the keys that most families have in a ``config.json``."""
+        return {
             "hidden_size": self.width,
             "intermediate_size": self.feed_forward,
             "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads,
             "max_position_embeddings": self.max_length,
-            "initializer_range": self.initializer_range,
-            "attention_bias": False,
-            "mlp_bias": False,
-            "tie_word_embeddings": self.tied,
         }
 
     @classmethod
@@ -102,11 +107,24 @@ class ModelShape(ABC):
         """Raise a ValueError, of one line, for sizes that make no network."""
         if min(self.vocabulary, self.width, self.layers, self.heads, self.feed_forward) < 1:
             raise ValueError("every size must be greater than 0")
+
+    def check_rotary(self) -> None:
+        """As :meth:`check`, for positions that turn pairs."""
         if self.head_width < 1 or self.head_width % 2:
             raise ValueError(
                 f"width {self.width} / {self.heads} heads = {self.head_width} per head must be even, "
                 "because rotary positions turn pairs"
             )
+
+    def check_whole_heads(self) -> None:
+        """As :meth:`check`, for heads that fill the width."""
+        if self.head_width * self.heads != self.width:
+            raise ValueError(f"{self.heads} heads of {self.head_width} do not fill the width {self.width}")
+
+    def check_tied(self) -> None:
+        """As :meth:`check`, for a family whose output matrix always is the embedding."""
+        if not self.tied:
+            raise ValueError(f"tied cannot be false: a {self.family}'s output matrix is its embedding")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from raypretrain.models.config import ModelConfig
 from raypretrain.models.families import build
 
-PRESETS = ["llama-1m", "modernbert-1m"]
+PRESETS = ["llama-1m", "gpt2-1m", "bert-1m", "modernbert-1m", "esm2-1m"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from raypretrain.models.config import PRESETS, SHAPES, ModelConfig
-from raypretrain.models.families import FAMILIES, build
+from raypretrain.models.families import NETWORKS, build
 from raypretrain.models.llama import Llama
 from raypretrain.models.modernbert import ModernBert
 
@@ -129,14 +129,13 @@ def test_initial_weights_are_spread_and_cut_off_as_promised():
 
 
 def test_every_family_is_built_from_its_shapes():
-    assert list(FAMILIES) == list(SHAPES) == ["llama", "modernbert"]
-    assert {preset.family for preset in PRESETS.values()} == set(FAMILIES)
-    assert [(family.objective, family.architecture) for family in FAMILIES.values()] == [
-        ("causal", "LlamaForCausalLM"),
-        ("masked", "ModernBertForMaskedLM"),
-    ]
-    assert type(build(TINY)) is ModernBert
-    assert type(build(ModelConfig(preset="llama-1m").shape(40, 32))) is Llama
+    assert list(NETWORKS) == list(SHAPES)
+    assert {preset.family for preset in PRESETS.values()} == set(NETWORKS)
+    for preset in ("llama-1m", "gpt2-1m", "bert-1m", "modernbert-1m", "esm2-1m"):
+        shape = ModelConfig(preset=preset).shape(40, 32)
+        network = build(shape)
+        assert type(network) is NETWORKS[shape.family]
+        assert network.shape == shape
 
 
 def test_a_network_of_one_family_refuses_the_shape_of_another():

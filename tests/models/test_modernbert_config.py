@@ -151,7 +151,10 @@ def test_the_config_of_an_older_transformers_is_understood():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt2"}, "type 'gpt2'; give a model of type 'llama' or 'modernbert'"),
+        (
+            {"model_type": "t5"},
+            "type 't5'; give a model of type 'llama' or 'gpt2' or 'bert' or 'modernbert' or 'esm'",
+        ),
         ({"hidden_size": None}, "no size"),
         ({"num_attention_heads": 0}, "no size"),
         ({"num_attention_heads": 5}, "make no ModernBERT"),
