@@ -144,13 +144,22 @@ LLAMAS: dict[str, LlamaShape] = {
     "llama-10m": _preset(384, 6, 6, 1024),
     "llama-30m": _preset(576, 8, 9, 1536),
     "llama-100m": _preset(768, 14, 12, 2048),
-    # Published shapes: SmolLM2 and Llama 3.1 / 3.2 (without their scaling of long positions).
+    # Published shapes: SmolLM2; Llama 3.1 and 3.2, without their scaling of long positions; Llama 2; Code Llama.
     "smollm2-135m": _preset(
         576, 30, 9, 1536, key_value_heads=3, rope_theta=100_000.0, initializer_range=0.041666666666666664
     ),
+    "smollm2-360m": _preset(960, 32, 15, 2560, key_value_heads=5, rope_theta=100_000.0),
+    "smollm2-1.7b": _preset(2048, 24, 32, 8192, rope_theta=130_000.0),
     "llama-1b": _preset(2048, 16, 32, 8192, key_value_heads=8, rope_theta=500_000.0),
     "llama-3b": _preset(3072, 28, 24, 8192, key_value_heads=8, rope_theta=500_000.0),
     "llama-8b": _preset(4096, 32, 32, 14336, key_value_heads=8, tied=False, rope_theta=500_000.0),
     "llama-70b": _preset(8192, 80, 64, 28672, key_value_heads=8, tied=False, rope_theta=500_000.0),
+    "llama-405b": _preset(16384, 126, 128, 53248, key_value_heads=8, tied=False, rope_theta=500_000.0),
+    "llama2-7b": _preset(4096, 32, 32, 11008, tied=False),
+    "llama2-13b": _preset(5120, 40, 40, 13824, tied=False),
+    "llama2-70b": _preset(8192, 80, 64, 28672, key_value_heads=8, tied=False),
+    "codellama-7b": _preset(4096, 32, 32, 11008, tied=False, rope_theta=1_000_000.0),
+    "codellama-13b": _preset(5120, 40, 40, 13824, tied=False, rope_theta=1_000_000.0),
+    "codellama-34b": _preset(8192, 48, 64, 22016, key_value_heads=8, tied=False, rope_theta=1_000_000.0),
 }
 """Shapes by name; their vocabulary and longest sequence are 0 until a recipe gives them."""

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from raypretrain.models.llama import Cache, Llama
+from raypretrain.models.attention import Cache
+from raypretrain.models.gpt2 import Gpt2
+from raypretrain.models.llama import Llama
 
 
 @torch.inference_mode()
 def generate(
-    model: Llama,
+    model: Llama | Gpt2,
     ids: Sequence[int],
     max_new_tokens: int,
     temperature: float = 1.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from raypretrain.errors import InputError
 
@@ -22,17 +23,16 @@ def sample(
     """
     from tokenizers import Tokenizer
 
-    from raypretrain.models.config import LlamaShape
+    from raypretrain.models.families import build
     from raypretrain.models.huggingface import load_base
-    from raypretrain.models.llama import Llama
     from raypretrain.models.sample import generate
 
     shape, state = load_base(folder)
-    if not isinstance(shape, LlamaShape):
+    if shape.objective != "causal":
         raise InputError(
             f"is an encoder ('{shape.family}'), which fills gaps in a text but continues none",
             where=str(folder / "config.json"),
-            fix=f"give a model of type '{LlamaShape.family}'",
+            fix="give a decoder, e.g. a model of type 'llama' or 'gpt2'",
         )
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -46,7 +46,7 @@ def sample(
     tokenizer.no_padding()
     tokenizer.no_truncation()
     bos, eos = (_special(folder, name) for name in ("bos_token_id", "eos_token_id"))
-    model = Llama(shape)
+    model: Any = build(shape)
     model.load_state_dict(state)
     model.eval()
     ids = tokenizer.encode(prompt).ids or ([] if bos is None else [bos])

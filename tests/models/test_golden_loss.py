@@ -14,55 +14,99 @@ from raypretrain.models.families import LanguageModel, build
 from raypretrain.models.llama import Llama
 from raypretrain.models.shape import ModelShape
 
-CAUSAL = ModelConfig(preset="llama-1m", width=64, layers=2, heads=4, key_value_heads=2, feed_forward=160)
-MASKED = ModelConfig(preset="modernbert-1m", width=64, layers=3, heads=4, feed_forward=96, local_attention=16)
+MODELS = {
+    "llama": ModelConfig(preset="llama-1m", width=64, layers=2, heads=4, key_value_heads=2, feed_forward=160),
+    "gpt2": ModelConfig(preset="gpt2-1m", width=64, layers=2, heads=4, feed_forward=160),
+    "bert": ModelConfig(preset="bert-1m", width=64, layers=3, heads=4, feed_forward=96),
+    "modernbert": ModelConfig(
+        preset="modernbert-1m", width=64, layers=3, heads=4, feed_forward=96, local_attention=16
+    ),
+    "esm2": ModelConfig(preset="esm2-1m", width=64, layers=3, heads=4, feed_forward=96),
+}
 MASK = 0
 
-LOSSES = [
-    5.567418,
-    5.493984,
-    5.526887,
-    5.435814,
-    5.405251,
-    5.299279,
-    5.228275,
-    5.269907,
-    5.234331,
-    5.171401,
-    5.012261,
-    4.875541,
-    4.832321,
-    4.847622,
-    4.804355,
-    4.708990,
-    4.578629,
-    4.497225,
-    4.454977,
-    4.396537,
-]
-
-MASKED_LOSSES = [
-    5.561873,
-    5.510596,
-    5.494722,
-    5.632283,
-    5.640096,
-    5.416985,
-    5.412883,
-    5.336794,
-    5.583894,
-    5.579416,
-    5.792245,
-    5.690985,
-    5.436218,
-    5.417362,
-    5.393925,
-    5.364794,
-    5.303173,
-    5.182023,
-    5.581158,
-    5.521070,
-]
+LOSSES = {
+    "llama": [
+        5.567418,
+        5.493984,
+        5.526887,
+        5.435814,
+        5.405251,
+        5.299279,
+        5.228275,
+        5.269907,
+        5.234331,
+        5.171401,
+        5.012261,
+        4.875541,
+        4.832321,
+        4.847622,
+        4.804355,
+        4.708990,
+        4.578629,
+        4.497225,
+        4.454977,
+        4.396537,
+    ],
+    "gpt2": [
+        5.559385,
+        5.500983,
+        5.526207,
+        5.454677,
+        5.441698,
+        5.343369,
+        5.307761,
+        5.298836,
+        5.249397,
+        5.234914,
+    ],
+    "bert": [
+        5.557545,
+        5.522290,
+        5.541549,
+        5.618443,
+        5.607384,
+        5.424622,
+        5.432680,
+        5.358213,
+        5.537609,
+        5.516701,
+    ],
+    "modernbert": [
+        5.561873,
+        5.510596,
+        5.494722,
+        5.632283,
+        5.640096,
+        5.416985,
+        5.412883,
+        5.336794,
+        5.583894,
+        5.579416,
+        5.792245,
+        5.690985,
+        5.436218,
+        5.417362,
+        5.393925,
+        5.364794,
+        5.303173,
+        5.182023,
+        5.581158,
+        5.521070,
+    ],
+    "esm2": [
+        5.545467,
+        5.531538,
+        5.550355,
+        5.636281,
+        5.607174,
+        5.650314,
+        5.439312,
+        5.358413,
+        5.540863,
+        5.528439,
+    ],
+}
 
 
 def _tokens(step: int) -> torch.Tensor:
@@ -99,14 +143,11 @@ def _first_losses(
     return losses
 
 
-def test_the_first_losses_are_the_golden_ones():
-    losses = _first_losses(CAUSAL.shape(256, 48), _causal_loss, len(LOSSES))
-    assert losses == pytest.approx(LOSSES, abs=1e-5, rel=0)
-
-
-def test_the_first_losses_of_an_encoder_are_the_golden_ones():
-    losses = _first_losses(MASKED.shape(256, 48), _masked_loss, len(MASKED_LOSSES))
-    assert losses == pytest.approx(MASKED_LOSSES, abs=1e-5, rel=0)
+@pytest.mark.parametrize("family", LOSSES)
+def test_the_first_losses_are_the_golden_ones(family: str):
+    model, golden = MODELS[family], LOSSES[family]
+    loss_of = _causal_loss if model.objective == "causal" else _masked_loss
+    assert _first_losses(model.shape(256, 48), loss_of, len(golden)) == pytest.approx(golden, abs=1e-5, rel=0)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():

@@ -171,3 +171,19 @@ def test_a_missing_key_is_named():
     del values["intermediate_size"]
     with pytest.raises(InputError, match="'intermediate_size' is missing"):
         LlamaShape.from_huggingface_config(values, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("preset", "vocabulary", "length", "parameters"),
+    [
+        ("gpt2-124m", 50257, 1024, 124_439_808),
+        ("gpt2-1.5b", 50257, 1024, 1_557_611_200),
+        ("llama2-7b", 32000, 4096, 6_738_415_616),
+        ("llama-8b", 128256, 8192, 8_030_261_248),
+        ("llama-405b", 128256, 8192, 405_853_388_800),
+        ("bert-base", 30522, 512, 109_514_298),
+        ("modernbert-base", 50368, 8192, 149_655_232),
+    ],
+)
+def test_the_presets_have_as_many_parameters_as_the_published_models(preset, vocabulary, length, parameters):
+    assert ModelConfig(preset=preset).shape(vocabulary, length).parameters == parameters

@@ -7,24 +7,24 @@ import torch
 
 from raypretrain.errors import InputError
 from raypretrain.models.config import ModelConfig
-from raypretrain.models.families import build
+from raypretrain.models.families import LanguageModel, build
 from raypretrain.models.huggingface import save_language_model
-from raypretrain.models.llama import Llama
 from raypretrain.models.sample import generate
 from raypretrain.training.sampling import sample
 
+GROUPED = {"key_value_heads": 2}
 
-@pytest.fixture(scope="module")
-def model() -> Llama:
-    shape = ModelConfig(
-        preset="llama-1m", width=32, layers=3, heads=4, key_value_heads=2, initializer_range=0.5
-    ).shape(60, 40)
-    model = Llama(shape)
+
+@pytest.fixture(scope="module", params=[("llama-1m", GROUPED), ("gpt2-1m", {})], ids=["llama", "gpt2"])
+def model(request) -> LanguageModel:
+    preset, own = request.param
+    config = ModelConfig(preset=preset, width=32, layers=3, heads=4, initializer_range=0.5, **own)
+    model = build(config.shape(60, 40))
     model.init_weights(3)
     return model
 
 
-def _greedy(model: Llama, ids: list[int], count: int) -> list[int]:
+def _greedy(model: LanguageModel, ids: list[int], count: int) -> list[int]:
     """Without a cache: the whole sequence again for every token."""
     ids = list(ids)
     with torch.no_grad():
