@@ -86,7 +86,7 @@ def open_base(config: BaseConfig) -> BaseModel:
     values = read_json_object(
         folder / "config.json", "give base.path the folder of a model in Hugging Face's layout"
     )
-    shape = _decoder_shape(values, where=str(folder / "config.json"))
+    shape = _llama_shape(values, where=str(folder / "config.json"))
     tokens = _check_tokenizer(folder, shape)
     pad = _pad(folder, values, tokens)
     return BaseModel(
@@ -94,11 +94,11 @@ def open_base(config: BaseConfig) -> BaseModel:
     )
 
 
-def _decoder_shape(values: dict[str, Any], where: str) -> LlamaShape:
+def _llama_shape(values: dict[str, Any], where: str) -> LlamaShape:
     shape = read_shape(values, where)
     if not isinstance(shape, LlamaShape):
         raise InputError(
-            f"is an encoder ('{shape.family}'); only decoders can be fine-tuned yet",
+            f"is a model of type '{shape.family}', which cannot be fine-tuned yet",
             where=where,
             fix=f"give base.path a model of type '{LlamaShape.family}'",
         )

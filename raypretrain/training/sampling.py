@@ -32,7 +32,7 @@ def sample(
         raise InputError(
             f"is an encoder ('{shape.family}'), which fills gaps in a text but continues none",
             where=str(folder / "config.json"),
-            fix="give a decoder, e.g. a model of type 'llama' or 'gpt2'",
+            fix="give a decoder, e.g. of type 'llama' or 'gpt2'",
         )
     path = folder / "tokenizer.json"
     if not path.is_file():

@@ -58,7 +58,7 @@ def test_an_encoder_is_refused_in_one_line(spoiled):
     (folder / "config.json").write_text(json.dumps(shape.to_huggingface_config()))
     _fails(
         folder,
-        f"{folder}/config.json: is an encoder ('modernbert'); only decoders can be fine-tuned yet; "
+        f"{folder}/config.json: is a model of type 'modernbert', which cannot be fine-tuned yet; "
         "give base.path a model of type 'llama'",
     )
 
@@ -84,7 +84,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(spoiled):
 
 @pytest.mark.row(22, "a base model that does not fit")
 def test_another_architecture_is_refused(spoiled):
-    _fails(spoiled(model_type="gpt2"), "is a model of type 'gpt2'")
+    _fails(spoiled(model_type="t5"), "is a model of type 't5'")
 
 
 def test_the_padding_is_found_where_the_config_does_not_name_it(spoiled):

@@ -87,6 +87,6 @@ def test_an_encoder_continues_no_text(tmp_path):
     shape = ModelConfig(preset="modernbert-1m", width=32, layers=1, heads=2, feed_forward=32).shape(60, 40)
     encoder = build(shape)
     save_language_model(encoder.state_dict(), shape, tmp_path, bos=1, eos=2, pad=3)
-    with pytest.raises(InputError, match=r"is an encoder .*give a model of type 'llama'") as caught:
+    with pytest.raises(InputError, match=r"is an encoder .*give a decoder, e.g. of type 'llama'") as caught:
         sample(tmp_path, "a prompt", 5, 1.0, 0.9, seeds=[1])
     assert str(caught.value).startswith(f"{tmp_path}/config.json: ")
