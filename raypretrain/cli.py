@@ -253,6 +253,24 @@ def export(
     _print({"model": to, "step": step}, as_json, "{model}: the weights after step {step:,}")
 
 
+@app.command("import")
+def import_command(
+    folder: Annotated[Path, typer.Argument(help="A model in Hugging Face's layout.", metavar="FOLDER")],
+    to: Annotated[Path, typer.Option("--to", metavar="NEW", help="The folder to write.")],
+    as_json: AsJson = False,
+) -> None:
+    """Bring in a public model, and say what it is: Llama, GPT-2, BERT, ModernBERT or ESM-2.
+
+    \b
+    Example:
+      raypretrain import ~/models/SmolLM2-135M --to models/smollm2
+    """
+    from raypretrain.training.importing import as_lines, import_model
+
+    found = import_model(folder, to)
+    _show(found, as_json, lambda found: print(*as_lines(found), sep="\n"))
+
+
 @app.command()
 def trace(
     run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")],

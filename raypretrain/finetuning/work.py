@@ -79,7 +79,7 @@ class Work:
             InputError: they cannot be read, are pickled, or do not fit the config.
         """
         from raypretrain.finetuning.trial import Start
-        from raypretrain.models.huggingface import load_base
+        from raypretrain.models.loading import load_base
 
         shape, state = load_base(self.base.folder)
         return Start(shape, pack(state), self.base.pad)

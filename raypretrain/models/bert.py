@@ -1,7 +1,7 @@
 """BERT: learned positions, attention to both sides, and norms after each addition, all with biases.
 
 Every matrix has the orientation of Hugging Face's ``BertForMaskedLM``, so that weights go there and back by renaming
-alone (``huggingface.py``). Dropout, the pooler and the prediction of the next sentence are left out.
+alone (``layout.py``). Dropout, the pooler and the prediction of the next sentence are left out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """ESM-2, for proteins: rotary positions, attention to both sides, norms before each part, all with biases.
 
 Every matrix has the orientation of Hugging Face's ``EsmForMaskedLM``, so that weights go there and back by renaming
-alone (``huggingface.py``). Dropout and the prediction of contacts are left out.
+alone (``layout.py``). Dropout and the prediction of contacts are left out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """GPT-2: learned positions, LayerNorm, attention and a plain feed-forward block, all with biases.
 
 Weights go to and from Hugging Face's ``GPT2LMHeadModel`` by renaming, and by transposing the matrices of the layers,
-which it has with the inputs first (``huggingface.py``). Dropout is left out.
+which it has with the inputs first (``layout.py``). Dropout is left out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""To and from Hugging Face's layout: ``config.json`` and safetensors, by renaming alone.
+"""To Hugging Face's layout: ``config.json`` and safetensors, by renaming. The way back is ``loading.py``.
 
-Nothing here needs ``transformers``, and nothing is unpickled: a folder with pickled weights only is refused.
+Nothing here needs ``transformers``.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from raypretrain.errors import InputError
-from raypretrain.models.config import LlamaShape, read_json_object, read_shape
+from raypretrain.models.config import LlamaShape
 from raypretrain.models.heads import MEAN_SCALE, SequenceClassifier
-from raypretrain.models.layout import check_state, expected_shapes, from_huggingface, some, to_huggingface
+from raypretrain.models.layout import check_state, expected_shapes, to_huggingface
 from raypretrain.models.shape import ModelShape
 
 SHARD_BYTES = 5 * 10**9
@@ -92,67 +91,6 @@ def save_classifier(
     }
     tensors = to_huggingface(state, shape.family)
     _save(tensors, config, folder, shape.special_tokens(bos, eos, pad), dtype)
-
-
-def load_base(folder: str | Path) -> tuple[ModelShape, dict[str, Tensor]]:
-    """Read a model of any family from a folder in Hugging Face's layout.
-
-    Returns:
-        Its shape, and its state dict under the names of the network that ``families.build`` makes of it, on the
-        CPU, in the file's dtype.
-
-    Raises:
-        InputError: no such folder, broken JSON or safetensors, pickled weights only, or weights that do not
-            fit the config.
-    """
-    folder = Path(folder)
-    shape = read_shape(
-        read_json_object(folder / "config.json", "give the folder of a model that has one"),
-        str(folder / "config.json"),
-    )
-    state: dict[str, Tensor] = {}
-    for path in _weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118  (no mapping)
-                    _add(state, name, file.get_tensor(name), shape)
-        except FileNotFoundError:
-            raise InputError("the index names this file, but it is not there", where=str(path)) from None
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"is no whole safetensors file ({error})", where=str(path)) from None
-    check_state(state, shape, where=str(folder))
-    return shape, state
-
-
-def _add(state: dict[str, Tensor], name: str, weight: Tensor, shape: ModelShape) -> None:
-    """Put a weight into the state under our name; under its own if we know none, for the error message."""
-    try:
-        found = from_huggingface(name, weight, shape)
-    except KeyError:
-        found = name, weight
-    if found:
-        state[found[0]] = found[1]
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.exists():
-        return [single]
-    if index.exists():
-        names = read_json_object(index).get("weight_map")
-        if not isinstance(names, dict):
-            raise InputError("holds no 'weight_map'", where=str(index))
-        return [folder / name for name in sorted(set(names.values()))]
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    if pickled:
-        raise InputError(
-            f"holds pickled weights only ({some(pickled)}), and reading them runs what code is in them",
-            where=str(folder),
-            fix="if you trust it, run AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)",
-        )
-    raise InputError(
-        "holds no model.safetensors", where=str(folder), fix="give the folder of a released model"
-    )
 
 
 def _with_mean_layer(

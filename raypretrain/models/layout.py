@@ -24,7 +24,8 @@ class Names:
         layers: where its layers are there.
         output: Hugging Face's name of the output matrix, which old versions saved where it is the embedding too.
         transposed: the matrices of a layer, by their names there, that it has with the inputs first.
-        left_out: a pattern of what it may have and is of no use here, beside what follows from the config.
+        derived: a pattern of what it may have and follows from its config or its other weights.
+        left_out: a pattern of what it may have and is of no use here.
         head: the weights, by our names, that a model without its output has not.
     """
 
@@ -33,6 +34,7 @@ class Names:
     layers: str
     output: str
     transposed: frozenset[str] = frozenset()
+    derived: str = r"(?!)"
     left_out: str = r"(?!)"
     head: tuple[str, ...] = ()
 
@@ -98,7 +100,7 @@ NAMES: dict[str, Names] = {
         transposed=frozenset(
             ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
         ),
-        left_out=r".*\.attn\.(bias|masked_bias)",  # the causal mask
+        derived=r".*\.attn\.(bias|masked_bias)",  # the causal mask
     ),
     "bert": Names(
         top={
@@ -117,8 +119,8 @@ NAMES: dict[str, Names] = {
         },
         layers="bert.encoder.layer",
         output="cls.predictions.decoder.weight",
-        # The pooler and the next sentence; a copy of the bias; positions, which are counted here.
-        left_out=r"bert\.pooler\..*|cls\.seq_relationship\..*|cls\.predictions\.decoder\.bias|.*\.position_ids",
+        derived=r"cls\.predictions\.decoder\.bias|.*\.position_ids",
+        left_out=r"bert\.pooler\..*|cls\.seq_relationship\..*",  # the pooler and the next sentence
         head=_MASKED_HEAD,
     ),
     "modernbert": Names(
@@ -157,12 +159,16 @@ NAMES: dict[str, Names] = {
         },
         layers="esm.encoder.layer",
         output="lm_head.decoder.weight",
-        # The contacts and the pooler; positions that the published files have and rotary models do not use.
-        left_out=r"esm\.(contact_head|pooler)\..*|.*\.position_(ids|embeddings\.weight)",
+        # The published files have positions as well, which models whose positions are rotary do not use.
+        derived=r".*\.position_(ids|embeddings\.weight)",
+        left_out=r"esm\.(contact_head|pooler)\..*",
         head=_MASKED_HEAD,
     ),
 }
 """By family."""
+
+LEFT_OUT = ""
+"""Our name of what a model has and is of no use here."""
 
 
 def to_huggingface(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
@@ -179,15 +185,21 @@ def to_huggingface(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor
 
 
 def from_huggingface(name: str, weight: Tensor, shape: ModelShape) -> tuple[str, Tensor] | None:
-    """Our name of a weight, and it in our orientation; None for what is of no use here. KeyError if not known."""
+    """Our name of a weight, or ``LEFT_OUT``, and it in our orientation. None for what follows from the rest.
+
+    Raises:
+        KeyError: it is not known.
+    """
     names = NAMES[shape.family]
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)  # as converted from TensorFlow
     name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
     for full in (name, names.prefix + name):
         if full.endswith(".inv_freq") or (shape.tied and full == names.output):
-            return None  # follows from the config, or a copy of the embedding
-        if re.fullmatch(names.left_out, full):
             return None
+        if re.fullmatch(names.derived, full):
+            return None
+        if re.fullmatch(names.left_out, full):
+            return LEFT_OUT, weight
         if found := re.fullmatch(rf"{re.escape(names.layers)}\.(\d+)\.(.+)", full):
             ours = f"blocks.{found[1]}.{_ours(names.layer)[found[2]]}"
             return ours, weight.T if found[2] in names.transposed else weight

@@ -1,7 +1,7 @@
 """The decoder: RMSNorm, rotary positions, grouped-query attention and SwiGLU, as in Llama.
 
 Every matrix has the orientation and the order of heads of Hugging Face's ``LlamaForCausalLM``, so that
-weights go there and back by renaming alone (``huggingface.py``).
+weights go there and back by renaming alone (``layout.py``).
 """
 
 from __future__ import annotations

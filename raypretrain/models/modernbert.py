@@ -2,7 +2,7 @@
 
 The paper is arXiv:2412.13663. Every matrix has the orientation, and the fused ones have the order of parts, of
 Hugging Face's ``ModernBertForMaskedLM``, so that weights go there and back by renaming alone
-(``huggingface.py``). Dropout, which it has for fine-tuning, is left out.
+(``layout.py``). Dropout, which it has for fine-tuning, is left out.
 """
 
 from __future__ import annotations

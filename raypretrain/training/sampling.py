@@ -24,7 +24,7 @@ def sample(
     from tokenizers import Tokenizer
 
     from raypretrain.models.families import build
-    from raypretrain.models.huggingface import load_base
+    from raypretrain.models.loading import load_base
     from raypretrain.models.sample import generate
 
     shape, state = load_base(folder)

@@ -21,7 +21,8 @@ from uneven import spread
 from raypretrain.errors import InputError
 from raypretrain.models.config import ModelConfig
 from raypretrain.models.families import build
-from raypretrain.models.huggingface import load_base, save_language_model
+from raypretrain.models.huggingface import save_language_model
+from raypretrain.models.loading import load_base
 from raypretrain.models.shape import ModelShape
 
 PAD, MASK, IGNORED, VOCABULARY = 3, 4, -100, 300

@@ -11,8 +11,9 @@ from raypretrain.errors import InputError
 from raypretrain.models import huggingface
 from raypretrain.models.config import ModelConfig
 from raypretrain.models.heads import SequenceClassifier
-from raypretrain.models.huggingface import load_base, save_classifier, save_language_model
+from raypretrain.models.huggingface import save_classifier, save_language_model
 from raypretrain.models.llama import Llama
+from raypretrain.models.loading import load_base
 
 SHAPE = ModelConfig(preset="llama-1m", width=32, layers=2, heads=4, feed_forward=48).shape(100, 16)
 

@@ -15,8 +15,9 @@ from uneven import spread
 
 from raypretrain.models.config import ModelConfig, ModelShape
 from raypretrain.models.heads import SequenceClassifier
-from raypretrain.models.huggingface import load_base, save_classifier, save_language_model
+from raypretrain.models.huggingface import save_classifier, save_language_model
 from raypretrain.models.llama import Llama
+from raypretrain.models.loading import load_base
 from raypretrain.models.rope import RopeScaling
 
 PAD = 3

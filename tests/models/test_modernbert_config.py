@@ -11,7 +11,8 @@ from raypretrain.config import validate
 from raypretrain.errors import InputError, RecipeError
 from raypretrain.models.config import ModelConfig, ModernBertShape, read_shape
 from raypretrain.models.families import build
-from raypretrain.models.huggingface import load_base, save_language_model
+from raypretrain.models.huggingface import save_language_model
+from raypretrain.models.loading import load_base
 
 SHAPE = ModelConfig(preset="modernbert-1m", width=32, layers=4, heads=2, feed_forward=48).shape(100, 64)
 

@@ -10,7 +10,8 @@ from uneven import spread
 
 from raypretrain.models.config import ModelConfig
 from raypretrain.models.families import build
-from raypretrain.models.huggingface import load_base, save_language_model
+from raypretrain.models.huggingface import save_language_model
+from raypretrain.models.loading import load_base
 from raypretrain.models.modernbert import ModernBert
 from raypretrain.models.shape import ModelShape
 
