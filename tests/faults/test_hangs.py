@@ -197,7 +197,7 @@ def test_a_slow_worker_is_named_and_nothing_is_restarted(cluster: str, recipe: P
         slowed.append(workers[1].pid)
         slowing.append(subprocess.Popen([sys.executable, "-c", SLOWS, str(slowed[0])]))
 
-    overrides = ["training.steps=60", "training.global_batch=96", "compute.stall_timeout=60"]
+    overrides = ["training.steps=120", "training.global_batch=96", "compute.stall_timeout=60"]
     try:
         found = Disturbed(recipe, tmp_path / "run", slow, *overrides, at=3)
     finally:
