@@ -22,7 +22,11 @@ class Config(BaseModel):
     """Settings of one thing: immutable, unknown keys refused, defaults validated as well."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        arbitrary_types_allowed=True,
+        serialize_by_alias=True,  # a key may be a word that Python keeps for itself
     )
 
 
@@ -121,11 +125,16 @@ def validate(
     where: str,
     name: str = "run",
     lines: dict[tuple[str, ...], int] | None = None,
+    context: dict[str, Any] | None = None,
 ) -> C:
-    """``values`` as a ``schema``; the first thing that is wrong becomes one :class:`RecipeError`."""
+    """``values`` as a ``schema``; the first thing that is wrong becomes one :class:`RecipeError`.
+
+    Args:
+        context: what the validators are told beside the folder and the name.
+    """
     _refuse_passwords(values, where, lines or {})
     try:
-        return schema.model_validate(values, context={"folder": str(folder), "name": name})
+        return schema.model_validate(values, context={"folder": str(folder), "name": name, **(context or {})})
     except ValidationError as error:
         # A misspelt key says more than what is missing because of it.
         details = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
@@ -275,10 +284,11 @@ def _known_keys(schema: type[BaseModel], path: tuple[str, ...]) -> list[str]:
         if part.isdigit():  # an index into a list of configs
             continue
         if isinstance(current, type) and issubclass(current, BaseModel):
-            field = current.model_fields.get(part)
+            named = {field.alias or name: field for name, field in current.model_fields.items()}
+            field = named.get(part)
             current = _config_in(field.annotation) if field else None
     if isinstance(current, type) and issubclass(current, BaseModel):
-        return list(current.model_fields)
+        return [field.alias or name for name, field in current.model_fields.items()]
     return []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pydantic.fields import FieldInfo
 from raypretrain.cli import app
 from raypretrain.config import Config, load_recipe, validate
 from raypretrain.finetuning.recipe import FinetuneRecipe
-from raypretrain.models.config import PRESETS
+from raypretrain.models.config import PRESETS, ModelConfig
 from raypretrain.training.recipe import PretrainRecipe
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +51,8 @@ def rows(text: str) -> list[list[str]]:
 
 def keys(schema: type[Config], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every key; N stands for an index of a list, KEY for a key that the user chooses."""
-    for name, field in schema.model_fields.items():
+    for own, field in schema.model_fields.items():
+        name = field.alias or own
         kind, args = get_origin(field.annotation), get_args(field.annotation)
         inner = args[-1] if kind in (list, dict) and args else field.annotation
         if isinstance(inner, type) and issubclass(inner, Config):
@@ -133,7 +135,7 @@ def commands(word: str) -> list[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize(("document", "words"), commands("raypretrain"), ids=lambda v: str(v)[:60])
-def test_every_command_line_of_the_documents_parses(document: str, words: list[str]) -> None:
+def test_every_command_line_of_the_documents_parses(document: str, words: list[str], tmp_path: Path) -> None:
     command: Any = typer.main.get_command(app)
     name = "raypretrain"
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
@@ -147,7 +149,12 @@ def test_every_command_line_of_the_documents_parses(document: str, words: list[s
     given = command.make_context(name, list(words)).params
     recipe = given.get("recipe")
     if recipe is not None and (ROOT / recipe).is_file():
-        load_recipe(ROOT / recipe, SCHEMAS[name], given["overrides"] or [])
+        overrides = [*(given["overrides"] or [])]
+        if re.search(r"^ *from: ", (ROOT / recipe).read_text(encoding="utf-8"), re.MULTILINE):
+            base = ModelConfig().shape(1000, 1024).to_huggingface_config()
+            (tmp_path / "config.json").write_text(json.dumps(base))
+            overrides.append(f"model.from={tmp_path}")
+        load_recipe(ROOT / recipe, SCHEMAS[name], overrides)
     elif recipe is not None:
         assert Path(recipe).parts[0] != "jobs", f"{document}: there is no {recipe}"
 

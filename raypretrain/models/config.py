@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
-from raypretrain.config import Config, Count, nearest
+from raypretrain.config import Config, Count, Location, nearest
 from raypretrain.errors import InputError
 from raypretrain.models.bert_config import BERTS, BertShape
 from raypretrain.models.esm2_config import ESM2S, Esm2Shape
@@ -28,14 +28,22 @@ SHAPES: dict[str, type[ModelShape]] = {
 """Family (the ``model_type`` of Hugging Face's config) → what its shapes are."""
 
 
+DEFAULT_PRESET = "llama-10m"
+
+_OF_A_BASE = ("rope_theta", "rope_scaling")
+"""What may differ from a base model's: it is in no weight's shape."""
+
+
 class ModelConfig(Config):
-    """The network: a preset, which says the family, and what shall differ from it.
+    """The network: a preset, which says the family, and what shall differ from it; or a base model's.
 
     What is not given is the preset's. One thing follows: where the preset has as many key-value heads as
     heads, so has a model with another number of heads. What a family does not have cannot be given.
     """
 
-    preset: str = "llama-10m"
+    base: Location = Field(default="", alias="from")
+    """The folder of a model in Hugging Face's layout whose weights and tokenizer the run begins with."""
+    preset: str | None = None
     width: Count | None = Field(default=None, gt=0)
     layers: Count | None = Field(default=None, gt=0)
     heads: Count | None = Field(default=None, gt=0)
@@ -50,11 +58,25 @@ class ModelConfig(Config):
     local_rope_theta: float | None = Field(default=None, gt=1)
     norm_eps: float | None = Field(default=None, gt=0, lt=1)
     initializer_range: float | None = Field(default=None, gt=0)
+    _base_shape: ModelShape | None = PrivateAttr(default=None)
+
+    @field_validator("base")
+    @classmethod
+    def _in_a_folder(cls, base: str) -> str:
+        if "://" in base:
+            raise ValueError(
+                "a base model is in a folder; bring it there first: raypretrain import URL --to FOLDER"
+            )
+        return base
 
     @field_validator("preset")
     @classmethod
-    def _known_preset(cls, name: str) -> str:
-        if name not in PRESETS:
+    def _known_preset(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if name is not None and info.data.get("base"):
+            raise ValueError(
+                "the base model of model.from says what the network is; leave one of the two out"
+            )
+        if name is not None and name not in PRESETS:
             guess = nearest(name, PRESETS)
             hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(PRESETS)}"
             raise ValueError(f"there is no preset '{name}'; {hint}")
@@ -64,13 +86,26 @@ class ModelConfig(Config):
     @classmethod
     def _known_to_the_family(cls, value: Any, info: ValidationInfo) -> Any:
         # A preset that was refused is not there, and then there is no family to ask.
-        preset = PRESETS.get(info.data.get("preset", ""))
-        if preset and value is not None and info.field_name not in _settings(preset):
+        if value is None or info.field_name in ("base", "preset") or "preset" not in info.data:
+            return value
+        if info.data.get("base"):
+            if info.field_name not in _OF_A_BASE:
+                raise ValueError("the base model of model.from says what the network is; take it out")
+            return value
+        preset = PRESETS[info.data["preset"] or DEFAULT_PRESET]
+        if info.field_name not in _settings(preset):
             raise ValueError(f"there is no such setting in the family '{preset.family}'; take it out")
         return value
 
     @model_validator(mode="after")
-    def _sizes_fit(self) -> ModelConfig:
+    def _sizes_fit(self, info: ValidationInfo) -> ModelConfig:
+        if self.base:
+            self._base_shape = _shape_of_base(Path(self.base), info)
+            if any(getattr(self, n) is not None and n not in _settings(self._base_shape) for n in _OF_A_BASE):
+                raise ValueError(
+                    f"a base model of the family '{self._base_shape.family}' has no rope_theta to set"
+                )
+            return self
         shape = self.shape(1, 1)
         if shape.width % shape.heads:
             raise ValueError(f"{shape.heads} heads do not divide the width {shape.width}")
@@ -79,17 +114,46 @@ class ModelConfig(Config):
 
     @property
     def objective(self) -> Objective:
-        """What the preset's family learns to predict."""
-        return PRESETS[self.preset].objective
+        """What the family learns to predict."""
+        return self._pattern.objective
+
+    @property
+    def source(self) -> str:
+        """Where its sizes come from, as a recipe's line says it."""
+        return f"model.from: {self.base}" if self.base else f"model.preset: {self.preset or DEFAULT_PRESET}"
+
+    @property
+    def base_shape(self) -> ModelShape | None:
+        """Of the base model, where there is one."""
+        return self._base_shape
+
+    @property
+    def _pattern(self) -> ModelShape:
+        return self._base_shape or PRESETS[self.preset or DEFAULT_PRESET]
 
     def shape(self, vocabulary: int, length: int) -> ModelShape:
-        """The shape with this vocabulary, for sequences of ``length`` tokens."""
-        preset = PRESETS[self.preset]
-        given = {key: value for key, value in self if key != "preset" and value is not None}
+        """The shape with this vocabulary, for sequences of ``length`` tokens.
+
+        A base model's has its own rows and positions; where these are turned, not learned, ``length`` may be more.
+        """
+        preset = self._pattern
+        given = {key: value for key, value in self if key not in ("base", "preset") and value is not None}
+        if self._base_shape is not None:
+            longest = preset.max_length if preset.learns_positions else max(preset.max_length, length)
+            return replace(preset, max_length=longest, **given)
         if isinstance(preset, LlamaShape) and "heads" in given and preset.key_value_heads == preset.heads:
             given.setdefault("key_value_heads", given["heads"])
         shape = replace(preset, vocabulary=vocabulary, max_length=length, **given)
         return replace(shape, head_width=shape.width // shape.heads)
+
+
+def _shape_of_base(folder: Path, info: ValidationInfo) -> ModelShape:
+    """As its config says; a run has kept that of its own (``base_config``), and the folder may be gone."""
+    path = folder / "config.json"
+    values = (info.context or {}).get("base_config")
+    if values is None:
+        values = read_json_object(path, "give model.from the folder of a model in Hugging Face's layout")
+    return read_shape(values, str(path))
 
 
 def _settings(shape: ModelShape) -> set[str]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 
-from raypretrain.errors import RunError
+from raypretrain.errors import InputError, RunError
 from raypretrain.models.config import ModelShape
 from raypretrain.models.families import LanguageModel, build
+from raypretrain.models.loading import load_base
 from raypretrain.storage import sha256_file
 from raypretrain.tokens.dealer import Supply
 from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER, Standing
@@ -81,18 +84,22 @@ class Job:
         )
 
     def model(self, new: bool) -> LanguageModel:
-        """The network; of a ``new`` run with its first weights: drawn, or its parent's if it is a fork.
+        """The network; of a ``new`` run with its first weights: drawn, a base model's, or its parent's if it is a fork.
 
         Of another, a checkpoint's are loaded into it: until then what is in its memory means nothing.
 
         Raises:
             RunError: the parent's weights are damaged.
+            InputError: the base model is not there, or is another one than the run was begun with.
         """
         model, folder = build(self.shape), RunFolder(self.folder)
         if not new:
             return model
         if not folder.parent_weights.is_file():
-            model.init_weights(self.recipe.run.seed)
+            if self.recipe.model.base:
+                model.load_state_dict(base_weights(folder))
+            else:
+                model.init_weights(self.recipe.run.seed)
             return model
         wanted = json.loads(folder.parent.read_text(encoding="utf-8"))["weights_sha256"]
         if sha256_file(folder.parent_weights) != wanted:
@@ -101,3 +108,18 @@ class Job:
             )
         model.load_state_dict(load_file(folder.parent_weights))
         return model
+
+
+def base_weights(folder: RunFolder) -> dict[str, Tensor]:
+    """Of the model that the run in ``folder`` begins with.
+
+    Raises:
+        InputError: it is not there, or is not the one that the run was begun with.
+    """
+    base = json.loads(folder.base.read_text(encoding="utf-8"))
+    for name, wanted in base["sha256"].items():
+        path = Path(base["folder"]) / name
+        if path.is_file() and sha256_file(path) != wanted:
+            what = "is not the file that the run was begun with (its SHA-256 differs)"
+            raise InputError(what, where=str(path), fix="put it back, or choose another run.folder")
+    return load_base(base["folder"])[1]

@@ -188,11 +188,18 @@ def objective_of(recipe: PretrainRecipe, tokenizer: Tokenizer) -> Objective:
 
 
 def check_tokenizer(recipe: PretrainRecipe, tokenizer: Tokenizer) -> None:
-    """See that the tokenizer has the special tokens that the recipe needs.
+    """See that the tokenizer has the special tokens that the recipe needs, and no more tokens than the base model.
 
     Raises:
         InputError: it has not.
     """
+    base = recipe.model.base_shape
+    if base and tokenizer.vocabulary > base.vocabulary:
+        raise InputError(
+            f"has {tokenizer.vocabulary:,} tokens, and {recipe.model.source} rows for {base.vocabulary:,}",
+            where=recipe.tokenizer.path or "tokenizer",
+            fix="give the tokenizer that the base model was trained with: its own, if tokenizer is left out",
+        )
     check_infill(recipe.sequences.infill, tokenizer)
     objective_of(recipe, tokenizer)
 

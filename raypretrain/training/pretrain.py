@@ -126,6 +126,8 @@ def _carry_out(
             recipe, local_resources()
         )  # what cannot fit on this machine is refused before anything is made
     prepared = prepare(recipe, folder, say, partial(footers_in_tasks, recipe.compute.address))
+    if recipe.model.base and not folder.base.is_file():
+        folder.write_base(Path(recipe.model.base))
     shape = recipe.model.shape(prepared.windows.tokenizer.vocabulary, recipe.sequences.length)
     length = run_length(recipe, shape.parameters)
     check_writable(folder.path, need_bytes=shape.parameters * CHECKPOINT_BYTES_PER_PARAMETER * 2)

@@ -166,6 +166,25 @@ class PretrainRecipe(Config):
     training: TrainingConfig = TrainingConfig()
     compute: ComputeConfig = ComputeConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _base_brings_its_tokenizer(cls, values: Any) -> Any:
+        model = values.get("model") if isinstance(values, dict) else None
+        tokenizer = values.get("tokenizer") or {} if isinstance(values, dict) else None
+        if isinstance(model, dict) and model.get("from") and isinstance(tokenizer, dict):
+            return {**values, "tokenizer": {"path": model["from"], **tokenizer}}
+        return values
+
+    @model_validator(mode="after")
+    def _positions_suffice(self) -> PretrainRecipe:
+        base = self.model.base_shape
+        if base and base.learns_positions and self.sequences.length > base.max_length:
+            raise ValueError(
+                f"sequences.length: {self.sequences.length} tokens are more than the {base.max_length} positions of "
+                f"{self.model.source}"
+            )
+        return self
+
     @model_validator(mode="after")
     def _fits_together(self) -> PretrainRecipe:
         workers, batch = self.compute.workers, self.training.global_batch
@@ -184,11 +203,11 @@ class PretrainRecipe(Config):
         given, own = self.training.objective, self.objective
         if given not in (None, own):
             raise ValueError(
-                f"training.objective: {given} is nothing for model.preset: {self.model.preset}, which learns "
-                f"{own}; leave it out, or take a preset of another family"
+                f"training.objective: {given} is nothing for {self.model.source}, which learns {own}; leave it "
+                "out, or take a model of another family"
             )
         if own == "causal" and self.training.mask != MaskConfig():
-            raise ValueError(f"training.mask is for models that learn masked, not for {self.model.preset}")
+            raise ValueError(f"training.mask is for models that learn masked, not for {self.model.source}")
         if own == "masked" and self.sequences.infill.rate:
             raise ValueError("sequences.infill is for models that learn causal; set its rate to 0")
         return self

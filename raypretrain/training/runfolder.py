@@ -19,7 +19,7 @@ import yaml
 
 from raypretrain.config import flatten, to_yaml, validate
 from raypretrain.errors import RunError
-from raypretrain.storage import check_writable, write_atomic
+from raypretrain.storage import check_writable, sha256_file, write_atomic
 from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.training import checkpoint
 from raypretrain.training.changes import LENGTH, SAFE, among, refuse_changes
@@ -49,6 +49,7 @@ class RunFolder:
         self.model = self.path / "model"
         self.result = self.path / "result.json"
         self.ray = self.path / "ray"
+        self.base = self.path / "base.json"
         self.parent = self.path / "parent.json"
         self.parent_weights = self.path / "parent.safetensors"
 
@@ -72,7 +73,10 @@ class RunFolder:
             values = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise RunError(f"cannot be read ({error})", where=str(self.recipe)) from None
-        return validate(values, PretrainRecipe, folder=self.path, where=str(self.recipe))
+        context = (
+            {"base_config": json.loads(self.base.read_text("utf-8"))["config"]} if self.base.is_file() else {}
+        )
+        return validate(values, PretrainRecipe, folder=self.path, where=str(self.recipe), context=context)
 
     def begun(self) -> bool:
         """Whether anything was trained here, or forked from what was trained elsewhere."""
@@ -119,7 +123,8 @@ class RunFolder:
             return True
         self._refuse_foreign()
         if self.recipe.is_file():  # a start that failed binds nobody: neither its recipe nor its corpus
-            for made in (self.manifest, *self.corpus.glob("tokenizer*"), self.held_out, self.mixture):
+            made_before = (self.manifest, self.held_out, self.mixture, self.base)
+            for made in (*made_before, *self.corpus.glob("tokenizer*")):
                 made.unlink(missing_ok=True)
         for folder in (self.corpus, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +142,7 @@ class RunFolder:
             self.corpus.name,
             self.checkpoints.name,
             self.ray.name,
-            self.events.name,
+            self.base.name,
         }
         made = {path.stem for path in (self.manifest, self.tokenizer, self.held_out, self.mixture)}
         made.add("tokenizer_config")
@@ -162,6 +167,13 @@ class RunFolder:
             "sizes": sizes,
         }
         write_atomic(self.environment, json.dumps(values, indent=1))
+
+    def write_base(self, folder: Path) -> None:
+        """Keep what the base model in ``folder`` is: its config and the SHA-256 of its weights."""
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        hashes = {path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))}
+        values = {"folder": str(folder), "config": config, "sha256": hashes}
+        write_atomic(self.base, json.dumps(values, indent=1))
 
     def read_result(self) -> dict[str, Any] | None:
         """What a finished run came to; None if it is not finished."""

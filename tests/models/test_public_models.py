@@ -1,4 +1,4 @@
-"""Real public models, brought in and compared with transformers on real text: SmolLM2-135M, a Llama, and MiniLM, a BERT."""
+"""Real public models against transformers on real text: SmolLM2-135M, a Llama, and MiniLM, a BERT."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def test_a_recipe_needs_no_more_than_a_source(tmp_path: Path) -> None:
     assert recipe.corpus.sources[0].path == f"{tmp_path}/data/*.jsonl"
     assert recipe.run.seed == 0
     assert (recipe.tokenizer.vocabulary, recipe.sequences.length) == (16384, 512)
-    assert recipe.model.preset == "llama-10m"
+    assert recipe.model.source == "model.preset: llama-10m"
     assert (recipe.training.global_batch, recipe.training.learning_rate) == (64, 1e-3)
     assert recipe.training.tokens is recipe.training.steps is None
     assert (recipe.compute.workers, recipe.compute.device, recipe.compute.zero) == (None, "auto", 1)
@@ -226,7 +226,7 @@ def test_the_family_says_what_is_learned(tmp_path: Path) -> None:
         (ENCODER + "training: {objective: causal}\n", "causal is nothing for model.preset: modernbert-1m"),
         (
             MINIMAL + "training: {mask: {rate: 0.3}}\n",
-            "training.mask is for models that learn masked, not for llama",
+            "training.mask is for models that learn masked, not for model.preset: llama-10m",
         ),
         (ENCODER + "sequences: {infill: {rate: 0.5}}\n", "sequences.infill is for models that learn causal"),
         (
