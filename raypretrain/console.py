@@ -100,6 +100,7 @@ class PretrainView(_View):
             self.say(
                 f"step {row['step']:,}: held-out loss {row['held_out_loss']:.4f} nats a token"
                 + bits(row["held_out_bits_per_byte"])
+                + "".join(f"; {name} {part['loss']:.4f}" for name, part in row.get("sources", {}).items())
             )
         if self._new(event, "step"):
             self._step(event["step"])
@@ -238,6 +239,13 @@ def print_outcome(outcome: Outcome) -> None:
             f"held-out loss: {result['first_held_out_loss']:.4f} → {result['last_held_out_loss']:.4f} nats a token"
             + bits(result["first_held_out_bits_per_byte"], result["last_held_out_bits_per_byte"])
         )
+    first = result.get("first_held_out_of_sources", {})
+    for name, last in result.get("last_held_out_of_sources", {}).items():
+        if name in first:
+            lines.append(
+                f"  {name}: {first[name]['loss']:.4f} → {last['loss']:.4f} nats a token"
+                + bits(first[name]["bits_per_byte"], last["bits_per_byte"])
+            )
     lines.append(f"model: {result['model']}")
     for line in lines:
         out.print(line, soft_wrap=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,21 +24,46 @@ from raypretrain.tokens.window import Windows
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out text as sequences.
+    """Held-out text as sequences, each of one source.
 
     Args:
         tokens: int32 [sequences, length].
         bytes: bytes of UTF-8 that the predicted tokens (all but the first of each sequence) stand for.
+        sources: int32 [sequences], where each comes from; None if there is one source only.
+        bytes_of: the bytes by source.
     """
 
     tokens: NDArray[np.int32]
     bytes: int
+    sources: NDArray[np.int32] | None = None
+    bytes_of: tuple[int, ...] = ()
+
+    @classmethod
+    def of_sources(cls, parts: Sequence[HeldOut]) -> HeldOut:
+        """That of several sources in one, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        counts = [len(part.tokens) for part in parts]
+        sources = np.repeat(np.arange(len(parts), dtype=np.int32), counts)
+        tokens = np.concatenate([part.tokens for part in parts])
+        return cls(tokens, sum(part.bytes for part in parts), sources, tuple(part.bytes for part in parts))
+
+    def parts(self) -> dict[int, HeldOut]:
+        """By source; those without held-out text are left out."""
+        if self.sources is None:
+            return {0: self} if len(self.tokens) else {}
+        each = {s: HeldOut(self.tokens[self.sources == s], size) for s, size in enumerate(self.bytes_of)}
+        return {source: part for source, part in each.items() if len(part.tokens)}
 
     def save(self, path: Path) -> None:
         """Write it as Parquet."""
-        table = pa.table({"tokens": list(self.tokens)}).replace_schema_metadata({"bytes": str(self.bytes)})
+        columns: dict[str, Any] = {"tokens": list(self.tokens)}
+        metadata = {"bytes": str(self.bytes)}
+        if self.sources is not None:
+            columns["source"] = self.sources
+            metadata["bytes_of"] = json.dumps(self.bytes_of)
         unfinished = path.with_suffix(".unfinished")
-        pq.write_table(table, unfinished)
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), unfinished)
         unfinished.replace(path)
 
     @classmethod
@@ -44,20 +71,33 @@ class HeldOut:
         """Read what :meth:`save` wrote."""
         table = pq.read_table(path)
         rows = [np.asarray(row, np.int32) for row in table["tokens"].to_pylist()]
-        size = int((table.schema.metadata or {})[b"bytes"])
-        return cls(np.stack(rows) if rows else np.empty((0, 0), np.int32), size)
+        metadata = table.schema.metadata or {}
+        sources = table["source"].to_numpy().astype(np.int32) if "source" in table.column_names else None
+        bytes_of = tuple(json.loads(metadata.get(b"bytes_of", b"[]")))
+        tokens = np.stack(rows) if rows else np.empty((0, 0), np.int32)
+        return cls(tokens, int(metadata[b"bytes"]), sources, bytes_of)
 
 
 def held_out_sequences(windows: Windows, most: int) -> HeldOut:
-    """The first ``most`` sequences of held-out documents, in a seeded order of the fragments.
+    """The first ``most`` sequences of held-out documents, in a seeded order of the fragments, equally of each source.
 
     Reads no more of the corpus than that takes. May hold fewer, also none.
     """
+    order = np.random.default_rng([windows.seed, 2]).permutation(len(windows.manifest))
+    sources, number = windows.manifest.source[order], len(windows.corpus.sources)
+    return HeldOut.of_sources(
+        [
+            _of_fragments(windows, order[sources == source], most // number + (source < most % number))
+            for source in range(number)
+        ]
+    )
+
+
+def _of_fragments(windows: Windows, fragments: NDArray[np.int64], most: int) -> HeldOut:
     manifest, tokenizer, length = windows.manifest, windows.tokenizer, windows.sequences.length
     texts: list[str] = []
     budget = most * length
-    order = np.random.default_rng([windows.seed, 2]).permutation(len(manifest))
-    for index in order:
+    for index in fragments:
         for document in read_documents(manifest, manifest.fragment(int(index)), windows.corpus, bad=[]):
             if is_held_out(document.text, windows.corpus.held_out):
                 texts.append(document.text)
@@ -112,8 +152,8 @@ def held_out_loss(
     share: Share,
     loss: Callable[[NDArray[np.int64], NDArray[np.int64]], Tensor],
     total: Callable[[Tensor], Tensor],
-) -> float:
-    """Mean loss over all workers' held-out targets, in nats.
+) -> tuple[float, float]:
+    """Mean loss over all workers' held-out targets, in nats, and their number.
 
     Args:
         share: of this worker.
@@ -124,7 +164,7 @@ def held_out_loss(
     for rows, targets, weight in share.batches:
         sums += torch.tensor([float(loss(rows, targets)) * weight, weight], dtype=torch.float64)
     sums = total(sums)
-    return float(sums[0] / sums[1])
+    return float(sums[0] / sums[1]), float(sums[1])
 
 
 def bits_per_byte(nats_per_token: float, held_out: HeldOut, objective: Objective) -> float | None:

@@ -227,17 +227,25 @@ def evaluate(engine: Engine, held_out: HeldOut, step: int, tokens: int, place: P
     def loss(ids: NDArray[np.int64], targets: NDArray[np.int64]) -> Tensor:
         return engine.loss(*on_device(ids, targets, place.device))
 
-    share = share_of(held_out, place.objective, place.rank, place.world, place.micro_batch)
-    nats = held_out_loss(share, loss, total)
-    hooks.log_evaluation(
-        {
-            "step": step,
-            "tokens": tokens,
-            "held_out_loss": nats,
-            "held_out_bits_per_byte": bits_per_byte(nats, held_out, place.objective),
-            "seconds": time.perf_counter() - begun,
+    parts, found = held_out.parts(), {}
+    for source, part in parts.items():
+        share = share_of(part, place.objective, place.rank, place.world, place.micro_batch)
+        found[source] = held_out_loss(share, loss, total)
+    targets = sum(number for _, number in found.values())
+    nats = sum(mean * number for mean, number in found.values()) / targets
+    row: dict[str, Any] = {
+        "step": step,
+        "tokens": tokens,
+        "held_out_loss": nats,
+        "held_out_bits_per_byte": bits_per_byte(nats, held_out, place.objective),
+        "seconds": time.perf_counter() - begun,
+    }
+    if held_out.sources is not None:
+        row["sources"] = {
+            source: {"loss": mean, "bits_per_byte": bits_per_byte(mean, parts[source], place.objective)}
+            for source, (mean, _) in found.items()
         }
-    )
+    hooks.log_evaluation(row)
 
 
 @dataclass(frozen=True)

@@ -91,4 +91,6 @@ def summary(folder: RunFolder) -> dict[str, Any]:
         for name, row in (("first", evaluations[0]), ("last", evaluations[-1])):
             figures[f"{name}_held_out_loss"] = row["held_out_loss"]
             figures[f"{name}_held_out_bits_per_byte"] = row["held_out_bits_per_byte"]
+            if "sources" in row:
+                figures[f"{name}_held_out_of_sources"] = row["sources"]
     return figures

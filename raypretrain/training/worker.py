@@ -183,6 +183,9 @@ class Worker:
     def log_evaluation(self, row: dict[str, Any]) -> None:
         self.held_out_loss = (row["step"], row["held_out_loss"])
         if self.rank == 0:
+            if "sources" in row:
+                named = self.job.recipe.corpus.source_name
+                row["sources"] = {named(source): figures for source, figures in row["sources"].items()}
             self.evaluations.append(row)
             self.poster.post("evaluation", row, now=True)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from real_text import reviews
+from real_text import python_files, reviews
 
 from raypretrain.corpus.documents import BadRecord, Document, is_held_out, read_documents
 from raypretrain.corpus.manifest import Fragment, Manifest, build_manifest
@@ -69,7 +69,9 @@ def over(workers: int, held_out: HeldOut, micro_batch: int) -> float:
     for share in shares:
         held_out_loss(share, loss, keep)
     assert float(sum(s[1] for s in sums)) == len(held_out.tokens) * (LENGTH - 1)
-    return held_out_loss(shares[0], loss, lambda own: torch.stack(sums).sum(0))
+    mean, number = held_out_loss(shares[0], loss, lambda own: torch.stack(sums).sum(0))
+    assert number == len(held_out.tokens) * (LENGTH - 1)
+    return mean
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 16, 37])
@@ -173,6 +175,32 @@ def test_saved_and_loaded_it_is_the_same(windows: Windows, tmp_path: Path) -> No
         if len(made.tokens):
             assert loaded.tokens.dtype == np.int32
             np.testing.assert_array_equal(loaded.tokens, made.tokens)
+
+
+def test_of_several_sources_each_has_its_part(tmp_path: Path) -> None:
+    """Of two, one prose and one source text: as many sequences of each, and none of both."""
+    for name, texts in (("prose", reviews(60)), ("code", python_files(12))):
+        lines = [json.dumps({"text": text[:20_000]}) + "\n" for text in texts]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    paths = [SourceConfig(path=f"{tmp_path}/{name}.jsonl", name=name) for name in ("prose", "code")]
+    corpus = CorpusConfig(sources=paths, held_out=0.3)
+    config = TokenizerConfig(vocabulary=400)
+    tokenizer = train_tokenizer(iter(reviews(60)), config, tmp_path / "t" / "t.model", 1)
+    manifest = build_manifest(corpus, fragment_bytes=10_000)
+    windows = Windows(manifest, corpus, SequencesConfig(length=LENGTH), tokenizer, seed=1)
+    made = held_out_sequences(windows, most=21)
+    assert made.sources is not None
+    assert made.sources.tolist() == [0] * 11 + [1] * 10
+    assert sum(made.bytes_of) == made.bytes
+    made.save(tmp_path / "held_out.parquet")
+    loaded = HeldOut.load(tmp_path / "held_out.parquet").parts()
+    assert [len(part.tokens) for part in loaded.values()] == [11, 10]
+    words = [tokenizer.decode(part.tokens[0].tolist()) for part in loaded.values()]
+    assert any(words[0][:30] in text for text in reviews(60))
+    assert any(words[1][:30] in text for text in python_files(12))
+    assert [part.bytes for part in loaded.values()] == list(made.bytes_of)
+    none = HeldOut(made.tokens[:11], made.bytes_of[0], np.zeros(11, np.int32), (made.bytes_of[0], 0))
+    assert list(none.parts()) == [0]
 
 
 def test_an_empty_share_is_never_made_of_rows() -> None:
