@@ -54,7 +54,7 @@ def another_vocabulary(model: Path) -> None:
 
 
 def another_architecture(model: Path) -> None:
-    change(model / "config.json", lambda values: values.update(model_type="gpt2"))
+    change(model / "config.json", lambda values: values.update(model_type="t5"))
 
 
 def another_width(model: Path) -> None:
@@ -73,7 +73,7 @@ def change(path: Path, how: Callable[[Any], None]) -> None:
     [
         (another_tokenizer, r"tokenizer\.json: has 700 tokens, but .* a vocabulary of 600"),
         (another_vocabulary, r"tokenizer\.json: has 600 tokens, but .* a vocabulary of 512"),
-        (another_architecture, r"config\.json: is a model of type 'gpt2'"),
+        (another_architecture, r"config\.json: is a model of type 't5'"),
         (another_width, r"feed_forward|mlp"),
     ],
 )
