@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import torch
@@ -56,6 +57,28 @@ class Rotary:
         cos, sin = angles.cos().to(like.dtype), angles.sin().to(like.dtype)
         return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
+    def turns(self, start: int, ids: Tensor, starts: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of the positions of ``ids`` [B, L], of which ``start`` others stand before.
+
+        Args:
+            starts: int64 [B, L], the column at which each position's document begins, where it is counted from; None
+                counts from the first.
+
+        Returns:
+            Each [L, 1, head_width] or, with ``starts``, [B, L, 1, head_width], as ``like``.
+        """
+        cos, sin = self.tables(start, start + ids.shape[1], like)
+        if starts is None:
+            return cos, sin
+        places = places_of(ids, starts)
+        return cos[places], sin[places]
+
+
+def places_of(ids: Tensor, starts: Tensor | None, start: int = 0) -> Tensor:
+    """The positions of ``ids`` [B, L], int64 [L] or, with ``starts`` as of :meth:`Rotary.turns`, [B, L]."""
+    columns = torch.arange(start, start + ids.shape[1], device=ids.device)
+    return columns if starts is None else columns - starts
+
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (i, i + head_width/2) of ``x`` [B, L, H, head_width] by their positions' angles.
@@ -98,52 +121,72 @@ class Attention(nn.Module):
         self.value = Linear(shape.width, keys)
         self.output = Linear(queries, shape.width)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None, starts: Tensor | None = None
+    ) -> Tensor:
         query, key, value = (
             matrix(x).unflatten(-1, (-1, self.head_width)) for matrix in (self.query, self.key, self.value)
         )
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         if cache is not None:
             key, value = cache.extend(self.layer, key, value)
-        return self.output(causal_attention(query, key, value).flatten(2))
+        return self.output(causal_attention(query, key, value, starts).flatten(2))
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, starts: Tensor | None = None) -> Tensor:
     """``softmax(query·key / sqrt(head_width))·value``, each query seeing the keys up to its own position.
 
     Args:
         query: [B, L, heads, head_width].
         key, value: [B, M, key_value_heads, head_width]; M ≥ L, the queries being the last L positions.
+        starts: int64 [B, L], the column at which each position's document begins: it sees no other; None sees all
+            before it. Only where M = L.
 
     Returns:
         [B, L, heads, head_width].
     """
     length, positions = query.shape[1], key.shape[1]
     if length == positions and _by_blocks(query, length, 0):
-        return _BlockwiseAttention.apply(query, key, value, length, 0)
+        return _BlockwiseAttention.apply(query, key, value, length, 0, starts)
     mask = None
-    if 1 < length < positions:
+    if starts is not None:
+        mask = _of_one_document(starts).tril()
+    elif 1 < length < positions:
         mask = torch.ones(length, positions, dtype=torch.bool, device=query.device).tril(positions - length)
-    return _torchs_attention(query, key, value, mask, causal=length == positions)
+    return _torchs_attention(query, key, value, mask, causal=length == positions and mask is None)
 
 
-def bidirectional_attention(query: Tensor, key: Tensor, value: Tensor, reach: int | None = None) -> Tensor:
+def bidirectional_attention(
+    query: Tensor, key: Tensor, value: Tensor, reach: int | None = None, starts: Tensor | None = None
+) -> Tensor:
     """``softmax(query·key / sqrt(head_width))·value``, each query seeing the keys to both sides.
 
     Args:
         query, key, value: [B, L, heads, head_width].
         reach: how far away, in positions, the keys are at most that a query sees; None sees all.
+        starts: as of :func:`causal_attention`.
 
     Returns:
         [B, L, heads, head_width].
     """
     length = query.shape[1]
-    if reach is None or reach >= length - 1:
+    everywhere = reach is None or reach >= length - 1
+    if everywhere and starts is None:
         return _torchs_attention(query, key, value, None, causal=False)
-    if _by_blocks(query, reach, reach):
-        return _BlockwiseAttention.apply(query, key, value, reach, reach)
-    mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril(reach).triu(-reach)
+    span = length if reach is None else min(reach, length)
+    if _by_blocks(query, span, span):
+        return _BlockwiseAttention.apply(query, key, value, span, span, starts)
+    if starts is None:
+        mask = torch.ones(length, length, dtype=torch.bool, device=query.device)
+    else:
+        mask = _of_one_document(starts)
+    mask = mask.tril(span).triu(-span)
     return _torchs_attention(query, key, value, mask, causal=False)
+
+
+def _of_one_document(starts: Tensor) -> Tensor:
+    """Whether two positions are of one document: bool [B, 1, L, L]."""
+    return (starts[:, :, None] == starts[:, None, :])[:, None]
 
 
 def _by_blocks(query: Tensor, before: int, after: int) -> bool:
@@ -170,22 +213,29 @@ class _BlockwiseAttention(torch.autograd.Function):
 
     A query at i sees the keys i-before … i+after. Queries are taken block by block. The query heads that share a
     key are rows of one matrix, so that grouped keys and values are never repeated. Inside, queries are
-    [B·key_value_heads, group·block, head_width].
+    [B·key_value_heads, group·block, head_width]. With ``starts``, keys of other documents are hidden as well, and those
+    before the first document of a block are left out.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, before: int, after: int) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, before: int, after: int, starts: Tensor | None
+    ) -> Tensor:
         keys, values = _heads_first(key), _heads_first(value)
         output = torch.empty_like(query, memory_format=torch.contiguous_format)
         probabilities = []
-        for start, stop, seen in _blocks(query.shape[1], before, after):
+        blocks = _blocks(query.shape[1], before, after, starts)
+        for start, stop, seen in blocks:
             rows = _rows(query, keys, start, stop) * query.shape[-1] ** -0.5
             scores = torch.bmm(rows, keys[:, seen].transpose(1, 2))
             _hide_unseen(scores.unflatten(1, (-1, stop - start)), start - seen.start, before, after)
+            if starts is not None:
+                others = starts[:, start:stop, None] != starts[:, None, seen]
+                scores.view(len(query), -1, *others.shape[1:]).masked_fill_(others[:, None], -math.inf)
             weights = torch.softmax(scores, dim=-1)
             _write_rows(output, torch.bmm(weights, values[:, seen]), start, stop)
             probabilities.append(weights)
-        ctx.span = before, after
+        ctx.blocks = blocks
         ctx.save_for_backward(query, keys, values, *probabilities)
         return output
 
@@ -198,8 +248,7 @@ class _BlockwiseAttention(torch.autograd.Function):
         accurate = torch.promote_types(keys.dtype, torch.float32)
         keys_grad, values_grad = (torch.zeros_like(keys, dtype=accurate) for _ in range(2))
         scale = query.shape[-1] ** -0.5
-        blocks = _blocks(query.shape[1], *ctx.span)
-        for (start, stop, seen), weights in zip(blocks, probabilities, strict=True):
+        for (start, stop, seen), weights in zip(ctx.blocks, probabilities, strict=True):
             rows, slope = _rows(query, keys, start, stop), _rows(upstream, keys, start, stop)
             values_grad[:, seen] += torch.bmm(weights.transpose(1, 2), slope)
             slope = torch.bmm(slope, values[:, seen].transpose(1, 2))
@@ -213,13 +262,18 @@ class _BlockwiseAttention(torch.autograd.Function):
             values_grad.to(keys.dtype).view(heads).transpose(1, 2),
             None,
             None,
+            None,
         )
 
 
-def _blocks(length: int, before: int, after: int) -> list[tuple[int, int, slice]]:
-    """The queries start..stop-1 of each block, and the keys that one of them at least sees."""
+def _blocks(length: int, before: int, after: int, starts: Tensor | None) -> list[tuple[int, int, slice]]:
+    """The queries start..stop-1 of each block, and the keys that one of them at least sees, or some more."""
     bounds = [(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
-    return [(start, stop, slice(max(0, start - before), min(length, stop + after))) for start, stop in bounds]
+    first = [0] * len(bounds) if starts is None else starts[:, ::BLOCK].amin(dim=0).tolist()
+    return [
+        (start, stop, slice(max(first[i], start - before), min(length, stop + after)))
+        for i, (start, stop) in enumerate(bounds)
+    ]
 
 
 def _heads_first(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raypretrain.models.attention import bidirectional_attention, rotate
+from raypretrain.models.attention import bidirectional_attention, places_of, rotate
 from raypretrain.models.bert_config import BertShape
 from raypretrain.models.initial import draw_weights
 from raypretrain.models.linear import Linear
@@ -29,13 +29,15 @@ class BiasedAttention(nn.Module):
         self.value = Linear(shape.width, shape.width, bias=True)
         self.output = Linear(shape.width, shape.width, bias=True)
 
-    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, turns: tuple[Tensor, Tensor] | None = None, starts: Tensor | None = None
+    ) -> Tensor:
         query, key, value = (
             matrix(x).unflatten(-1, (self.heads, -1)) for matrix in (self.query, self.key, self.value)
         )
         if turns is not None:
             query, key = rotate(query, *turns), rotate(key, *turns)
-        return self.output(bidirectional_attention(query, key, value).flatten(2))
+        return self.output(bidirectional_attention(query, key, value, None, starts).flatten(2))
 
 
 class BiasedFeedForward(nn.Module):
@@ -60,8 +62,8 @@ class BertBlock(nn.Module):
         self.feed_forward = BiasedFeedForward(shape)
         self.feed_forward_norm = nn.LayerNorm(shape.width, eps=shape.norm_eps)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.attention_norm(x + self.attention(x))
+    def forward(self, x: Tensor, starts: Tensor | None = None) -> Tensor:
+        x = self.attention_norm(x + self.attention(x, starts=starts))
         normed: Tensor = self.feed_forward_norm(x + self.feed_forward(x))
         return normed
 
@@ -87,13 +89,13 @@ class Bert(MaskedLanguageModel):
         self.head = PredictionHead(dense, nn.LayerNorm(shape.width, eps=shape.norm_eps))
         self.bias = nn.Parameter(torch.zeros(shape.vocabulary))
 
-    def hidden(self, ids: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, starts: Tensor | None = None) -> Tensor:
         """As of :class:`MaskedLanguageModel`; every text is of the first token type."""
-        places = torch.arange(ids.shape[1], device=ids.device)
-        first = self.token_types(torch.zeros_like(places[:1]))
+        places = places_of(ids, starts)
+        first = self.token_types(torch.zeros_like(ids[0, :1]))
         x = self.embedding_norm(self.embedding(ids) + (self.positions(places) + first))
         for block in self.blocks:
-            x = block(x)
+            x = block(x, starts)
         return x
 
     def predicting(self, x: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ class Esm2Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(shape.width, eps=shape.norm_eps)
         self.feed_forward = BiasedFeedForward(shape)
 
-    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), turns)
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], starts: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), turns, starts)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -56,14 +56,14 @@ class Esm2(MaskedLanguageModel):
         self.head = PredictionHead(dense, nn.LayerNorm(shape.width, eps=shape.norm_eps))
         self.bias = nn.Parameter(torch.zeros(shape.vocabulary))
 
-    def hidden(self, ids: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, starts: Tensor | None = None) -> Tensor:
         """As of :class:`MaskedLanguageModel`; before the final norm."""
         x = self.embedding(ids)
         if self.shape.mask_token is not None:
-            x = _dropped_out(x, ids == self.shape.mask_token)
-        turns = self.rotary.tables(0, ids.shape[1], like=x)
+            x = _dropped_out(x, ids == self.shape.mask_token, starts)
+        turns = self.rotary.turns(0, ids, starts, like=x)
         for block in self.blocks:
-            x = block(x, turns)
+            x = block(x, turns, starts)
         return x
 
     def predicting(self, x: Tensor) -> Tensor:
@@ -75,8 +75,18 @@ class Esm2(MaskedLanguageModel):
         draw_weights(self, self.shape, seed, ())
 
 
-def _dropped_out(x: Tensor, masked: Tensor) -> Tensor:
-    """``x`` [B, L, width] without the rows that are ``masked`` [B, L], the others scaled as in training."""
-    seen = 1 - masked.float().mean(dim=1, keepdim=True)
+def _dropped_out(x: Tensor, masked: Tensor, starts: Tensor | None) -> Tensor:
+    """``x`` [B, L, width] without the rows that are ``masked`` [B, L], the others scaled as in training.
+
+    By how many of them there are in the row or, with ``starts``, in the document.
+    """
+    hidden = masked.float()
+    if starts is None:
+        seen = 1 - hidden.mean(dim=1, keepdim=True)
+    else:
+        sums = [
+            torch.zeros_like(hidden).scatter_add_(1, starts, v) for v in (hidden, torch.ones_like(hidden))
+        ]
+        seen = 1 - (sums[0] / sums[1]).gather(1, starts)
     scale = torch.where(masked, 0.0, (1 - _MASKED_IN_TRAINING) / seen)
     return x * scale[..., None].to(x.dtype)

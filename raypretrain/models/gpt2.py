@@ -6,13 +6,10 @@ which it has with the inputs first (``layout.py``). Dropout is left out.
 
 from __future__ import annotations
 
-from typing import overload
-
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raypretrain.models.attention import Cache, causal_attention
+from raypretrain.models.attention import Cache, causal_attention, places_of
 from raypretrain.models.gpt2_config import Gpt2Shape
 from raypretrain.models.initial import draw_weights
 from raypretrain.models.linear import Linear, linear
@@ -29,12 +26,12 @@ class Gpt2Attention(nn.Module):
         self.query_key_value = Linear(shape.width, 3 * shape.width, bias=True)
         self.output = Linear(shape.width, shape.width, bias=True)
 
-    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache | None = None, starts: Tensor | None = None) -> Tensor:
         parts = self.query_key_value(x).unflatten(-1, (3 * self.heads, -1))
         query, key, value = parts.chunk(3, dim=2)
         if cache is not None:
             key, value = cache.extend(self.layer, key, value)
-        return self.output(causal_attention(query, key, value).flatten(2))
+        return self.output(causal_attention(query, key, value, starts).flatten(2))
 
 
 class Gpt2FeedForward(nn.Module):
@@ -59,8 +56,8 @@ class Gpt2Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(shape.width, eps=shape.norm_eps)
         self.feed_forward = Gpt2FeedForward(shape)
 
-    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cache)
+    def forward(self, x: Tensor, cache: Cache | None = None, starts: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cache, starts)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -81,36 +78,36 @@ class Gpt2(nn.Module):
         self.blocks = nn.ModuleList(Gpt2Block(shape, layer) for layer in range(shape.layers))
         self.norm = nn.LayerNorm(shape.width, eps=shape.norm_eps)
 
-    def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, cache: Cache | None = None, starts: Tensor | None = None) -> Tensor:
         """The residual stream before the final norm.
 
         Args:
             ids: [B, L] int64; at most ``max_length`` positions with those before.
             cache: the positions before ``ids``; it is extended by them.
+            starts: int64 [B, L], as of :meth:`raypretrain.models.llama.LlamaLayers.hidden`.
 
         Returns:
             [B, L, width], in the dtype of the weights.
         """
         start = cache.length if cache is not None else 0
-        places = torch.arange(start, start + ids.shape[1], device=ids.device)
-        x = self.embedding(ids) + self.positions(places)
+        x = self.embedding(ids) + self.positions(places_of(ids, starts, start))
         for block in self.blocks:
-            x = block(x, cache)
+            x = block(x, cache, starts)
         return x
 
     def init_weights(self, seed: int) -> None:
         """Set every weight, as :func:`draw_weights` says."""
         draw_weights(self, self.shape, seed, ("attention.output.weight", "feed_forward.down.weight"))
 
-    @overload
-    def forward(self, ids: Tensor) -> Tensor: ...
-
-    @overload
-    def forward(self, ids: Tensor, targets: Tensor, each: Tensor | None = None) -> Tensor: ...
-
-    def forward(self, ids: Tensor, targets: Tensor | None = None, each: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        each: Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> Tensor:
         """As of :meth:`raypretrain.models.llama.Llama.forward`."""
-        x = self.norm(self.hidden(ids))
+        x = self.norm(self.hidden(ids, starts=starts))
         if targets is None:
             return linear(x, self.embedding.weight)
         losses = None if each is None else each.view(-1)

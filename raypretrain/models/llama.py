@@ -6,8 +6,6 @@ weights go there and back by renaming alone (``layout.py``).
 
 from __future__ import annotations
 
-from typing import overload
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,8 +53,10 @@ class Block(nn.Module):
         self.feed_forward_norm = RMSNorm(shape.width, shape.norm_eps)
         self.feed_forward = FeedForward(shape)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, cache)
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None, starts: Tensor | None = None
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, cache, starts)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -77,21 +77,23 @@ class LlamaLayers(nn.Module):
         self.norm = RMSNorm(shape.width, shape.norm_eps)
         self.rotary = Rotary(shape.head_width, shape.rope_theta, shape.rope_scaling)
 
-    def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, cache: Cache | None = None, starts: Tensor | None = None) -> Tensor:
         """The residual stream before the final norm.
 
         Args:
             ids: [B, L] int64.
             cache: the positions before ``ids``; it is extended by them.
+            starts: int64 [B, L], the column at which each position's document begins; it sees that alone, and is
+                counted from there. None: each row is one document. Not with a cache.
 
         Returns:
             [B, L, width], in the dtype of the weights.
         """
         x = self.embedding(ids)
         start = cache.length if cache is not None else 0
-        cos, sin = self.rotary.tables(start, start + ids.shape[1], like=x)
+        cos, sin = self.rotary.turns(start, ids, starts, like=x)
         for block in self.blocks:
-            x = block(x, cos, sin, cache)
+            x = block(x, cos, sin, cache, starts)
         return x
 
     def init_weights(self, seed: int) -> None:
@@ -109,24 +111,25 @@ class Llama(LlamaLayers):
         super().__init__(shape)
         self.head = None if shape.tied else Linear(shape.width, shape.vocabulary)
 
-    @overload
-    def forward(self, ids: Tensor) -> Tensor: ...
-
-    @overload
-    def forward(self, ids: Tensor, targets: Tensor, each: Tensor | None = None) -> Tensor: ...
-
-    def forward(self, ids: Tensor, targets: Tensor | None = None, each: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        each: Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> Tensor:
         """Logits, or with targets the loss.
 
         Args:
             ids: [B, L] int64.
             targets: [B, L] int64, the token after each of ``ids`` (already shifted); -100 does not count.
             each: [B, L] fp32, contiguous; takes the loss of every target that counts.
+            starts: int64 [B, L], as of :meth:`LlamaLayers.hidden`.
 
         Returns:
             The logits [B, L, vocabulary], or with targets the mean cross-entropy in nats, an fp32 scalar.
         """
-        x = self.norm(self.hidden(ids))
+        x = self.norm(self.hidden(ids, starts=starts))
         # Through the module's attribute: ZeRO 3 gathers the partitioned weight on that access.
         weight = self.embedding.weight if self.head is None else self.head.weight
         if targets is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -24,32 +23,39 @@ class MaskedLanguageModel(nn.Module):
     bias: nn.Parameter
 
     @abstractmethod
-    def hidden(self, ids: Tensor) -> Tensor:
-        """The stream after the last layer, [B, L, width], of ``ids`` [B, L] int64 without padding."""
+    def hidden(self, ids: Tensor, starts: Tensor | None = None) -> Tensor:
+        """The stream after the last layer, [B, L, width].
+
+        Args:
+            ids: [B, L] int64, without padding.
+            starts: int64 [B, L], the column at which each position's document begins; it sees that alone, and is
+                counted from there. None: each row is one document.
+        """
 
     @abstractmethod
     def predicting(self, x: Tensor) -> Tensor:
         """Rows of the stream [..., width] → what the output matrix is applied to, [..., width]."""
 
-    @overload
-    def forward(self, ids: Tensor) -> Tensor: ...
-
-    @overload
-    def forward(self, ids: Tensor, targets: Tensor, each: Tensor | None = None) -> Tensor: ...
-
-    def forward(self, ids: Tensor, targets: Tensor | None = None, each: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        each: Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> Tensor:
         """Logits, or with targets the loss; then only the positions that have one pass the head.
 
         Args:
             ids: [B, L] int64.
             targets: [B, L] int64, the true token at each position that is to be predicted, else -100.
             each: [B, L] fp32, contiguous; takes the loss of every target that counts.
+            starts: int64 [B, L], as of :meth:`hidden`.
 
         Returns:
             The logits [B, L, vocabulary], or with targets the mean cross-entropy in nats, an fp32 scalar; NaN if
             no target counts.
         """
-        x = self.hidden(ids)
+        x = self.hidden(ids, starts)
         if targets is None:
             return linear(self.predicting(x), self.embedding.weight, self.bias)
         rows = (targets.flatten() != IGNORED).nonzero()[:, 0]

@@ -39,11 +39,11 @@ class ModernBertAttention(nn.Module):
         self.query_key_value = Linear(shape.width, 3 * shape.width)
         self.output = Linear(shape.width, shape.width)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, starts: Tensor | None = None) -> Tensor:
         parts = self.query_key_value(x).unflatten(-1, (3 * self.heads, -1))
         turned, value = parts.split((2 * self.heads, self.heads), dim=2)
         query, key = rotate(turned, cos, sin).chunk(2, dim=2)
-        return self.output(bidirectional_attention(query, key, value, self.reach).flatten(2))
+        return self.output(bidirectional_attention(query, key, value, self.reach, starts).flatten(2))
 
 
 class ModernBertFeedForward(nn.Module):
@@ -71,8 +71,8 @@ class ModernBertBlock(nn.Module):
         self.feed_forward_norm = LayerNorm(shape)
         self.feed_forward = ModernBertFeedForward(shape)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, starts: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, starts)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -95,21 +95,21 @@ class ModernBertLayers(nn.Module):
         self.global_rotary = Rotary(shape.head_width, shape.global_rope_theta)
         self.local_rotary = Rotary(shape.head_width, shape.local_rope_theta)
 
-    def hidden(self, ids: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, starts: Tensor | None = None) -> Tensor:
         """The residual stream before the final norm.
 
         Args:
             ids: [B, L] int64, without padding: every position is seen.
+            starts: int64 [B, L], as of :class:`MaskedLanguageModel`.
 
         Returns:
             [B, L, width], in the dtype of the weights.
         """
         x = self.embedding_norm(self.embedding(ids))
-        length = ids.shape[1]
-        everywhere = self.global_rotary.tables(0, length, like=x)
-        nearby = self.local_rotary.tables(0, length, like=x)
+        everywhere = self.global_rotary.turns(0, ids, starts, like=x)
+        nearby = self.local_rotary.turns(0, ids, starts, like=x)
         for block in self.blocks:
-            x = block(x, *(everywhere if block.is_global else nearby))
+            x = block(x, *(everywhere if block.is_global else nearby), starts)
         return x
 
     def init_weights(self, seed: int) -> None:
