@@ -34,6 +34,7 @@ from raypretrain.training.cadence import Cadence
 from raypretrain.training.checkpoint import Standing, checkpoint_folder, problem_of, read_manifest
 from raypretrain.training.crew import Crew
 from raypretrain.training.engine import Engine, EngineSettings
+from raypretrain.training.microbatch import MicroBatch
 from raypretrain.training.recipe import CheckpointConfig
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.saving import Saver
@@ -72,7 +73,7 @@ def trained(name: str, zero: int) -> tuple[Engine, int]:
     settings = EngineSettings(zero, "fp32", 1, 1, 1, 1e-3, 0.1, (0.9, 0.95), 1e-8, 1.0)
     engine = Engine(model, settings, torch.device("cpu"))
     ids = torch.randint(0, VOCABULARY, (1, LENGTH + 1))
-    engine.accumulate([(ids[:, :-1], ids[:, 1:], 1.0)])
+    engine.accumulate([MicroBatch(ids[:, :-1], ids[:, 1:])])
     engine.step(1e-3)
     return engine, shape.parameters
 
@@ -133,7 +134,7 @@ class Bench:
     def train(self) -> None:
         """A forward and a backward pass."""
         ids = torch.randint(0, VOCABULARY, (1, LENGTH + 1))
-        self.engine.accumulate([(ids[:, :-1], ids[:, 1:], 1.0)])
+        self.engine.accumulate([MicroBatch(ids[:, :-1], ids[:, 1:])])
 
     def ours(self) -> tuple[float, float, float, int]:
         """A save of ours: the stall, the passes beside it, the seconds until it is committed, and its bytes."""

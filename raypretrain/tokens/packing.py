@@ -66,6 +66,18 @@ class Sequences:
             return parts[0]
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
+    def starts(self) -> NDArray[np.int64]:
+        """The column at which the piece of a document begins that each token is of: int64 [n, length].
+
+        Padding is a piece of its own.
+        """
+        length = self.tokens.shape[1]
+        columns = np.arange(length)
+        begins = np.unpackbits(self.begins, axis=1, count=length).view(bool) | (
+            columns == self.filled[:, None]
+        )
+        return np.maximum.accumulate(np.where(begins, columns, 0), axis=1)
+
     def predicted(self, bos: int) -> NDArray[np.bool_]:
         """Whether each token is one that the model learns to predict: bool [n, length].
 

@@ -40,6 +40,9 @@ class SequencesConfig(Config):
         default=4_000_000, ge=1024, description="bytes of text that are shuffled and packed together"
     )
     shuffle: bool = Field(default=True, description="shuffle the documents of a window")
+    boundaries: bool = Field(
+        default=False, description="attention and positions stop at the edges of a document within a sequence"
+    )
     infill: InfillConfig = InfillConfig()
 
 

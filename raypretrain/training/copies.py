@@ -27,7 +27,7 @@ def data_settings(recipe: PretrainRecipe) -> dict[str, Any]:
             "sources": [source.model_dump(include=_OF_A_SOURCE) for source in recipe.corpus.sources],
         },
         "tokenizer": recipe.tokenizer.model_dump(),
-        "sequences": recipe.sequences.model_dump(),
+        "sequences": recipe.sequences.model_dump(exclude={"boundaries"}),
         "training": {"evaluation": {"sequences": recipe.training.evaluation.sequences}},
     }
     return flatten(values)

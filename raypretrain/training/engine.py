@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from raypretrain.training.buffers import Buffers
+from raypretrain.training.microbatch import MicroBatch
 from raypretrain.training.writing import Snapshot, State, write_part
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -135,24 +136,22 @@ class Engine:
         for name in _COLLECTIVES:
             setattr(backend, name, collective(getattr(backend, name)))
 
-    def accumulate(
-        self, micro_batches: Iterable[tuple[Tensor, Tensor, float]], each: Tensor | None = None
-    ) -> Tensor:
+    def accumulate(self, micro_batches: Iterable[MicroBatch], each: Tensor | None = None) -> Tensor:
         """Forward and backward of one step's micro-batches; returns their mean loss (an fp64 scalar on the device).
 
         Args:
-            micro_batches: ``(ids, targets, weight)``, ids and targets int64 [micro_batch, length], ``accumulation``
-                of them; the weights have the mean 1 over all workers, and are 1 where all have as many targets.
+            micro_batches: ``accumulation`` of them.
             each: fp32 [accumulation · micro_batch, length] on the device; takes the loss of every target.
         """
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         engine = self._engine
-        for i, (ids, targets, weight) in enumerate(micro_batches):
+        for i, part in enumerate(micro_batches):
             engine.set_gradient_accumulation_boundary(i == self._settings.accumulation - 1)
-            own = {} if each is None else {"each": each[i * len(ids) : (i + 1) * len(ids)]}
+            rows = len(part.ids)
+            own = None if each is None else each[i * rows : (i + 1) * rows]
             self._mark("forward")
-            loss = engine(ids, targets, **own)
-            loss = loss if weight == 1 else loss * weight
+            loss = engine(part.ids, part.targets, own, part.starts)
+            loss = loss if part.weight == 1 else loss * part.weight
             self._mark("backward")
             engine.backward(loss)
             total += loss.detach()
@@ -197,11 +196,11 @@ class Engine:
         return fingerprint_of_tensors(self._engine.module.parameters())
 
     @torch.no_grad()
-    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, part: MicroBatch) -> Tensor:
         """Mean loss without training, an fp32 scalar. All workers must call it equally often (ZeRO 3)."""
         self._mark("evaluation")
         self._engine.eval()
-        value: Tensor = self._engine(ids, targets)
+        value: Tensor = self._engine(part.ids, part.targets, None, part.starts)
         self._engine.train()
         return value
 

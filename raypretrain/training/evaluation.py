@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,15 @@ class HeldOut:
         bytes: bytes of UTF-8 that the predicted tokens (all but the first of each sequence) stand for.
         sources: int32 [sequences], where each comes from; None if there is one source only.
         bytes_of: the bytes by source.
+        begins: uint8 [sequences, ceil(length / 8)], as of :class:`~raypretrain.tokens.packing.Sequences`; None where it
+            is not known (files of before it was kept): then every sequence counts as one document.
     """
 
     tokens: NDArray[np.int32]
     bytes: int
     sources: NDArray[np.int32] | None = None
     bytes_of: tuple[int, ...] = ()
+    begins: NDArray[np.uint8] | None = None
 
     @classmethod
     def of_sources(cls, parts: Sequence[HeldOut]) -> HeldOut:
@@ -46,13 +49,19 @@ class HeldOut:
         counts = [len(part.tokens) for part in parts]
         sources = np.repeat(np.arange(len(parts), dtype=np.int32), counts)
         tokens = np.concatenate([part.tokens for part in parts])
-        return cls(tokens, sum(part.bytes for part in parts), sources, tuple(part.bytes for part in parts))
+        bytes_of = tuple(part.bytes for part in parts)
+        known = [part.begins for part in parts if part.begins is not None]
+        return cls(tokens, sum(bytes_of), sources, bytes_of, np.concatenate(known) if known else None)
 
     def parts(self) -> dict[int, HeldOut]:
         """By source; those without held-out text are left out."""
         if self.sources is None:
             return {0: self} if len(self.tokens) else {}
-        each = {s: HeldOut(self.tokens[self.sources == s], size) for s, size in enumerate(self.bytes_of)}
+        each = {}
+        for source, size in enumerate(self.bytes_of):
+            own = self.sources == source
+            begins = None if self.begins is None else self.begins[own]
+            each[source] = HeldOut(self.tokens[own], size, begins=begins)
         return {source: part for source, part in each.items() if len(part.tokens)}
 
     def save(self, path: Path) -> None:
@@ -62,6 +71,8 @@ class HeldOut:
         if self.sources is not None:
             columns["source"] = self.sources
             metadata["bytes_of"] = json.dumps(self.bytes_of)
+        if self.begins is not None:
+            columns["begins"] = list(self.begins)
         unfinished = path.with_suffix(".unfinished")
         pq.write_table(pa.table(columns).replace_schema_metadata(metadata), unfinished)
         unfinished.replace(path)
@@ -75,7 +86,10 @@ class HeldOut:
         sources = table["source"].to_numpy().astype(np.int32) if "source" in table.column_names else None
         bytes_of = tuple(json.loads(metadata.get(b"bytes_of", b"[]")))
         tokens = np.stack(rows) if rows else np.empty((0, 0), np.int32)
-        return cls(tokens, int(metadata[b"bytes"]), sources, bytes_of)
+        begins = None
+        if rows and "begins" in table.column_names:
+            begins = np.stack([np.asarray(row, np.uint8) for row in table["begins"].to_pylist()])
+        return cls(tokens, int(metadata[b"bytes"]), sources, bytes_of, begins)
 
 
 def held_out_sequences(windows: Windows, most: int) -> HeldOut:
@@ -109,18 +123,29 @@ def _of_fragments(windows: Windows, fragments: NDArray[np.int64], most: int) -> 
     rows = sequences.tokens[:most]
     bytes_of = [tokenizer.token_bytes(text).astype(np.int32) for text in texts]
     _, sizes = pack(bytes_of, length, "concatenate", bos=0, eos=0, pad=0)
-    return HeldOut(rows, int(sizes.tokens[:most, 1:].sum()))
+    return HeldOut(rows, int(sizes.tokens[:most, 1:].sum()), begins=sequences.begins[:most])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A micro-batch of held-out text: what the model is given, its targets, and where each token's document begins.
+
+    Args:
+        ids, targets, starts: int64 [rows, length].
+        weight: targets that count.
+    """
+
+    ids: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    weight: float
 
 
 @dataclass(frozen=True)
 class Share:
-    """What of the held-out text one worker evaluates: all workers take part in as many micro-batches (ZeRO 3).
+    """What of the held-out text one worker evaluates: all workers take part in as many micro-batches (ZeRO 3)."""
 
-    Args:
-        batches: of each micro-batch what the model is given and its targets, int64 [rows, length], and its weight.
-    """
-
-    batches: list[tuple[NDArray[np.int64], NDArray[np.int64], float]]
+    batches: list[Rows]
 
 
 def share_of(held_out: HeldOut, objective: Objective, rank: int, world: int, micro_batch: int) -> Share:
@@ -128,6 +153,7 @@ def share_of(held_out: HeldOut, objective: Objective, rank: int, world: int, mic
     if not len(held_out.tokens):
         return Share([])
     rows, targets = examples(held_out, objective)
+    starts = starts_of(held_out)
     rounds = math.ceil(len(rows) / (micro_batch * world))
     batches = []
     for i in range(rounds):
@@ -136,8 +162,14 @@ def share_of(held_out: HeldOut, objective: Objective, rank: int, world: int, mic
         # Past the end a worker computes something, because the others need it there, and counts nothing.
         own = slice(start, start + micro_batch) if counts else slice(1)
         weight = float((targets[own] != IGNORED).sum()) * counts
-        batches.append((rows[own], targets[own], weight))
+        batches.append(Rows(rows[own], targets[own], starts[own], weight))
     return Share(batches)
+
+
+def starts_of(held_out: HeldOut) -> NDArray[np.int64]:
+    """Where the document of each token begins: int64 [sequences, length]."""
+    sequences = whole_sequences(held_out.tokens)
+    return (sequences if held_out.begins is None else replace(sequences, begins=held_out.begins)).starts()
 
 
 def examples(held_out: HeldOut, objective: Objective) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -150,7 +182,7 @@ def examples(held_out: HeldOut, objective: Objective) -> tuple[NDArray[np.int64]
 
 def held_out_loss(
     share: Share,
-    loss: Callable[[NDArray[np.int64], NDArray[np.int64]], Tensor],
+    loss: Callable[[Rows], Tensor],
     total: Callable[[Tensor], Tensor],
 ) -> tuple[float, float]:
     """Mean loss over all workers' held-out targets, in nats, and their number.
@@ -161,8 +193,8 @@ def held_out_loss(
         total: sum of a tensor over all workers.
     """
     sums = torch.zeros(2, dtype=torch.float64)
-    for rows, targets, weight in share.batches:
-        sums += torch.tensor([float(loss(rows, targets)) * weight, weight], dtype=torch.float64)
+    for part in share.batches:
+        sums += torch.tensor([float(loss(part)) * part.weight, part.weight], dtype=torch.float64)
     sums = total(sums)
     return float(sums[0] / sums[1]), float(sums[1])
 

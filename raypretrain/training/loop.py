@@ -17,8 +17,9 @@ from raypretrain.tokens.dealer import StepRows
 from raypretrain.tokens.objectives import IGNORED, Objective
 from raypretrain.training.checkpoint import Standing
 from raypretrain.training.engine import Engine
-from raypretrain.training.evaluation import HeldOut, bits_per_byte, held_out_loss, share_of
+from raypretrain.training.evaluation import HeldOut, Rows, bits_per_byte, held_out_loss, share_of
 from raypretrain.training.guard import Guard, GuardConfig, Verdict, odd_ones_out
+from raypretrain.training.microbatch import MicroBatch
 from raypretrain.training.recipe import Length, TrainingConfig
 from raypretrain.training.requests import Regroup, Request, agree
 from raypretrain.training.schedule import learning_rate
@@ -26,13 +27,14 @@ from raypretrain.training.schedule import learning_rate
 
 @dataclass(frozen=True)
 class Place:
-    """This worker's place among the workers, how it computes, and what is learned."""
+    """This worker's place among the workers, how it computes, what is learned, and whether documents stay apart."""
 
     rank: int
     world: int
     micro_batch: int
     device: torch.device
     objective: Objective
+    boundaries: bool = False
 
 
 class Hooks(Protocol):
@@ -181,8 +183,8 @@ def replicas_due(step: int, guard: GuardConfig, hooks: Hooks) -> bool:
     return every > 0 and (step % every == 0 or hooks.save_due(step))
 
 
-def micro_batches(rows: StepRows, place: Place) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """A step's rows as ``(ids, targets, weight)``: int64 [micro_batch, length] on the device, and their share.
+def micro_batches(rows: StepRows, place: Place) -> Iterator[MicroBatch]:
+    """A step's rows.
 
     The loss of a micro-batch is the mean over its targets. Weighted, the mean of these means over all micro-batches of
     all workers is the mean over all targets of the step, however they are shared out.
@@ -195,7 +197,8 @@ def micro_batches(rows: StepRows, place: Place) -> Iterator[tuple[Tensor, Tensor
         targets = int((wanted != IGNORED).sum())
         if not targets:  # all workers have to take part: it predicts something, and counts nothing
             wanted[0, 0] = ids[0, -1]
-        yield *on_device(ids, wanted, place.device), targets * number / rows.predicted
+        starts = sequences[part].starts() if place.boundaries else None
+        yield on_device(ids, wanted, place, targets * number / rows.predicted, starts)
 
 
 def sequence_losses(each: Tensor, rows: StepRows, place: Place, hooks: Hooks) -> list[float]:
@@ -207,11 +210,18 @@ def sequence_losses(each: Tensor, rows: StepRows, place: Place, hooks: Hooks) ->
 
 
 def on_device(
-    ids: NDArray[np.int64], targets: NDArray[np.int64], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """The two as tensors, int64 [B, length]."""
-    both = (torch.from_numpy(values).to(device, non_blocking=True) for values in (ids, targets))
-    return next(both), next(both)
+    ids: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    place: Place,
+    weight: float = 1.0,
+    starts: NDArray[np.int64] | None = None,
+) -> MicroBatch:
+    """Rows, int64 [B, length], as the engine takes them."""
+
+    def moved(values: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(values).to(place.device, non_blocking=True)
+
+    return MicroBatch(moved(ids), moved(targets), weight, None if starts is None else moved(starts))
 
 
 def evaluate(engine: Engine, held_out: HeldOut, step: int, tokens: int, place: Place, hooks: Hooks) -> None:
@@ -224,8 +234,9 @@ def evaluate(engine: Engine, held_out: HeldOut, step: int, tokens: int, place: P
     def total(sums: Tensor) -> Tensor:
         return hooks.gather(sums.view(torch.int64)).view(torch.float64).sum(dim=0)
 
-    def loss(ids: NDArray[np.int64], targets: NDArray[np.int64]) -> Tensor:
-        return engine.loss(*on_device(ids, targets, place.device))
+    def loss(part: Rows) -> Tensor:
+        starts = part.starts if place.boundaries else None
+        return engine.loss(on_device(part.ids, part.targets, place, starts=starts))
 
     parts, found = held_out.parts(), {}
     for source, part in parts.items():

@@ -135,7 +135,14 @@ class Worker:
         self._open_saver()
         self.guard = self._guard()
         self.standby.start()
-        place = Place(self.rank, self.world, job.sizes.micro_batch, self.device, job.supply.objective)
+        place = Place(
+            self.rank,
+            self.world,
+            job.sizes.micro_batch,
+            self.device,
+            job.supply.objective,
+            job.recipe.sequences.boundaries,
+        )
         begin, training = self.standing.step, job.recipe.training
         step = train(self.engine, steps, begin, length, training, job.held_out, self.guard, place, self)
         self._phase(f"saving step {step:,}")

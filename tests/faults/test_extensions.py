@@ -18,13 +18,14 @@ import torch, torch.distributed as dist
 from raypretrain.models.config import ModelConfig
 from raypretrain.models.llama import Llama
 from raypretrain.training.engine import Engine, EngineSettings
+from raypretrain.training.microbatch import MicroBatch
 dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
 shape = ModelConfig(preset="llama-1m", width=32, layers=1, heads=2, feed_forward=64).shape(128, 16)
 settings = EngineSettings(zero=1, precision="fp32", micro_batch=1, accumulation=1, workers=1, learning_rate=1e-3,
                           weight_decay=0.1, betas=(0.9, 0.95), epsilon=1e-8, clip=1.0)
 engine = Engine(Llama(shape), settings, torch.device("cpu"))
 ids = torch.zeros(1, 16, dtype=torch.long)
-print(float(engine.accumulate([(ids, ids, 1.0)])), engine.step(1e-3))
+print(float(engine.accumulate([MicroBatch(ids, ids)])), engine.step(1e-3))
 """
 
 

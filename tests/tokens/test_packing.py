@@ -158,3 +158,17 @@ def test_slices_and_joins_keep_the_rows_together() -> None:
     again = Sequences.concatenate([found[:2], found[2:3], found[3:]])
     for name in ("tokens", "begins", "filled", "sources"):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
+
+
+@pytest.mark.parametrize("how", ["concatenate", "best-fit"])
+def test_each_token_knows_where_the_piece_of_its_document_begins(how: Packing) -> None:
+    """Padding is a piece of its own."""
+    rng = np.random.default_rng(3)
+    documents = [rng.integers(10, 99, size).astype(np.int32) for size in rng.integers(1, 40, 60)]
+    layout, sequences = pack(documents, 24, how, bos=1, eos=2, pad=0)
+    expected = np.full(sequences.tokens.shape, -1)
+    for row, column, _, _, count in layout.pieces.tolist():
+        expected[row, column : column + count] = column
+    for row, filled in enumerate(sequences.filled.tolist()):
+        expected[row, filled:] = filled
+    np.testing.assert_array_equal(sequences.starts(), expected)

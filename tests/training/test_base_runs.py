@@ -28,7 +28,12 @@ NO_PRESET = [f"model.{key}=null" for key in ("preset", "width", "layers", "heads
 def test_a_small_model_of_each_family_learns_and_is_released(
     preset: str, cluster: str, tiny_recipe: Path, tmp_path: Path
 ) -> None:
-    settings = ["training.steps=30", f"model.preset={preset}", "compute.workers=1"]
+    settings = [
+        "training.steps=30",
+        f"model.preset={preset}",
+        "compute.workers=1",
+        "sequences.boundaries=true",
+    ]
     assert run(tiny_recipe, tmp_path / "run", *settings).status == "finished"
     losses = [row["loss"] for row in metrics(tmp_path / "run")]
     assert sum(losses[-5:]) < sum(losses[:5]) - 1

@@ -15,6 +15,8 @@ from process_group import leave, start_workers
 from targets import causal_targets
 from test_engine_zero import STAGES, WORKERS, batch, make_engine, rate
 
+from raypretrain.training.microbatch import MicroBatch
+
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 BAD, STEPS = 2, 5  # the step that is broken, and how many there are
@@ -78,7 +80,7 @@ def one_step(engine: Any, step: int, updates: int) -> tuple[float, float]:
     import torch.distributed as dist
 
     ids = batch(step)[:, dist.get_rank()]
-    loss = engine.accumulate((part, causal_targets(part), 1.0) for part in ids)
+    loss = engine.accumulate(MicroBatch(part, causal_targets(part)) for part in ids)
     dist.all_reduce(loss)
     return loss.item() / WORKERS, engine.step(rate(updates))
 
@@ -95,9 +97,9 @@ def broken_step(engine: Any, step: int, case: str) -> float:
     module = engine._engine.module
     hooked = [module.register_forward_hook(broken)] if broken else []
 
-    def micro_batches() -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
+    def micro_batches() -> Iterator[MicroBatch]:
         for part in batch(step)[:, dist.get_rank()]:
-            yield part, causal_targets(part), 1.0
+            yield MicroBatch(part, causal_targets(part))
             for hook in hooked:  # the second one is sound
                 hook.remove()
 
@@ -117,7 +119,7 @@ def infect_gradient(module: Any, inputs: Any, loss: torch.Tensor) -> None:
 
 def held_out(engine: Any) -> float:
     ids = batch(99)[0, 0]
-    return float(engine.loss(ids, causal_targets(ids)))
+    return float(engine.loss(MicroBatch(ids, causal_targets(ids))))
 
 
 # ------------------------------------------------------------------------------------------------- the tests

@@ -14,6 +14,7 @@ from targets import causal_targets
 
 from raypretrain.models.config import ModelConfig, ModelShape
 from raypretrain.models.llama import Llama
+from raypretrain.training.microbatch import MicroBatch
 from raypretrain.training.resize import needs_conversion, scratch_folder, start_conversion
 
 pytestmark = pytest.mark.slow
@@ -70,7 +71,7 @@ def steps(engine: Any, first: int) -> list[float]:
     found = []
     for step in range(first, first + STEPS):
         rows = batch(step)[dist.get_rank() * share :][:share].split(MICRO_BATCH)
-        loss = engine.accumulate((ids, causal_targets(ids), 1.0) for ids in rows)
+        loss = engine.accumulate(MicroBatch(ids, causal_targets(ids)) for ids in rows)
         dist.all_reduce(loss)
         found.append(loss.item() / world)
         engine.step(1e-2 * (1 - 0.05 * step))

@@ -16,6 +16,7 @@ from targets import causal_targets
 
 from raypretrain.models.config import ModelConfig, ModelShape
 from raypretrain.models.llama import Llama
+from raypretrain.training.microbatch import MicroBatch
 
 pytestmark = pytest.mark.slow
 
@@ -65,14 +66,14 @@ def stage(rank: int, folder: Path, precision: str, zero: int) -> dict[str, Any]:
         found = []
         for step in range(first, first + number):
             micro_batches = ((ids, causal_targets(ids)) for ids in batch(step)[:, rank])
-            loss = engine.accumulate((ids, targets, 1.0) for ids, targets in micro_batches)
+            loss = engine.accumulate(MicroBatch(ids, targets) for ids, targets in micro_batches)
             dist.all_reduce(loss)
             found.append((loss.item() / WORKERS, engine.step(rate(step))))
         return found
 
     def held_out(engine: Any) -> float:
         ids = batch(99)[0, 0]
-        return float(engine.loss(ids, causal_targets(ids)))
+        return float(engine.loss(MicroBatch(ids, causal_targets(ids))))
 
     place = folder / f"{precision}-{zero}"
     engine = make_engine(precision, zero)

@@ -21,11 +21,13 @@ from raypretrain.tokens.window import SequencesConfig, Windows
 from raypretrain.training import evaluation
 from raypretrain.training.evaluation import (
     HeldOut,
+    Rows,
     Share,
     bits_per_byte,
     held_out_loss,
     held_out_sequences,
     share_of,
+    starts_of,
 )
 
 SHARE = 0.3
@@ -51,9 +53,9 @@ def without_held_out(windows: Windows) -> Windows:
     return Windows(windows.manifest, corpus, windows.sequences, windows.tokenizer, windows.seed)
 
 
-def loss(rows: np.ndarray, targets: np.ndarray) -> torch.Tensor:
+def loss(part: Rows) -> torch.Tensor:
     """The mean of something that differs from target to target."""
-    return torch.tensor(np.log(targets[targets != IGNORED].astype(np.float64) + 2).mean())
+    return torch.tensor(np.log(part.targets[part.targets != IGNORED].astype(np.float64) + 2).mean())
 
 
 def over(workers: int, held_out: HeldOut, micro_batch: int) -> float:
@@ -88,13 +90,13 @@ def test_no_row_is_evaluated_twice() -> None:
     tokens = np.arange(11 * LENGTH, dtype=np.int32).reshape(11, LENGTH)
     shares = [share_of(HeldOut(tokens, 1), CAUSAL, rank, 2, 4) for rank in range(2)]
     batches = [batch for share in shares for batch in share.batches]
-    seen = [row for rows, _, weight in batches for row in rows[: int(weight) // (LENGTH - 1), 0]]
+    seen = [row for part in batches for row in part.ids[: int(part.weight) // (LENGTH - 1), 0]]
     assert sorted(seen) == tokens[:, 0].tolist()
 
 
 def test_a_worker_without_rows_computes_and_counts_nothing() -> None:
     share = share_of(HeldOut(np.full((1, LENGTH), 5, np.int32), 1), CAUSAL, rank=1, world=2, micro_batch=4)
-    assert [(rows.shape, weight) for rows, _, weight in share.batches] == [((1, LENGTH), 0.0)]
+    assert [(part.ids.shape, part.weight) for part in share.batches] == [((1, LENGTH), 0.0)]
 
 
 def test_held_out_sequences_hold_held_out_documents_alone(windows: Windows) -> None:
@@ -112,6 +114,18 @@ def test_held_out_sequences_hold_held_out_documents_alone(windows: Windows) -> N
             current.append(token)
     assert set(found) <= wanted
     assert len(found) >= len(wanted) - 1  # the last one may be cut off
+
+
+def test_where_documents_begin_is_known(windows: Windows) -> None:
+    """Each begins with its mark; what goes on from the row before begins at the row's first column."""
+    held_out = held_out_sequences(windows, most=10**6)
+    starts, tokens = starts_of(held_out), held_out.tokens
+    begins = starts == np.arange(LENGTH)
+    assert (begins[:, 1:] == (tokens[:, 1:] == windows.tokenizer.bos)).all()
+    assert begins[:, 0].all()
+    assert begins[:, 1:].any()
+    of_old = HeldOut(tokens, held_out.bytes)
+    assert (starts_of(of_old) == 0).all()
 
 
 def test_they_are_as_many_as_asked_for_and_the_same_each_time(windows: Windows) -> None:
@@ -173,6 +187,7 @@ def test_saved_and_loaded_it_is_the_same(windows: Windows, tmp_path: Path) -> No
         assert loaded.bytes == made.bytes
         assert len(loaded.tokens) == len(made.tokens)
         if len(made.tokens):
+            np.testing.assert_array_equal(starts_of(loaded), starts_of(made))
             assert loaded.tokens.dtype == np.int32
             np.testing.assert_array_equal(loaded.tokens, made.tokens)
 

@@ -44,7 +44,7 @@ class World:
 
     def accumulate(self, micro_batches: Any, each: Any) -> torch.Tensor:
         self.order.append("backward")
-        self.step_now = int(next(iter(micro_batches))[0][0, 0])
+        self.step_now = int(next(iter(micro_batches)).ids[0, 0])
         return torch.tensor(self.losses.get(self.step_now, self.weight), dtype=torch.float64)
 
     def step(self, rate: float, *, veto: bool) -> float:

@@ -22,6 +22,7 @@ MASKED = [
     "training.steps=24",
     "training.checkpoint.every=5",
     "sequences.packing=best-fit",
+    "sequences.boundaries=true",
 ]
 
 
