@@ -22,6 +22,7 @@ SAFE = (
     "training.evaluation.every",
     "training.sequence_losses",
     "compute.",
+    "card.",
 )
 """Keys, or with a dot at the end the beginnings of keys, that change no batch, and no loss beyond rounding."""
 

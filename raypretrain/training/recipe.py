@@ -154,6 +154,16 @@ class ComputeConfig(Config):
         return value
 
 
+class CardConfig(Config):
+    """What the model card of the released model says beside what the run knows."""
+
+    name: str = ""
+    description: str = ""
+    license: str = ""
+    languages: list[str] = Field(default=[])
+    watts: float | None = Field(default=None, gt=0, description="of one worker's device, for the energy")
+
+
 class PretrainRecipe(Config):
     """``raypretrain pretrain RECIPE``."""
 
@@ -165,6 +175,7 @@ class PretrainRecipe(Config):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     compute: ComputeConfig = ComputeConfig()
+    card: CardConfig = CardConfig()
 
     @model_validator(mode="before")
     @classmethod

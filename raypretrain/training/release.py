@@ -13,6 +13,7 @@ from raypretrain.models.huggingface import save_language_model
 from raypretrain.tokens.export import save_huggingface_tokenizer
 from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.training import checkpoint
+from raypretrain.training.card import write_card
 from raypretrain.training.metrics import read_log
 from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
@@ -59,6 +60,7 @@ def _export(folder: RunFolder, to: Path, say: Any) -> int:
     to.mkdir(parents=True, exist_ok=True)
     save_language_model(state, shape, to, bos=tokenizer.bos, eos=tokenizer.eos, pad=tokenizer.pad)
     save_huggingface_tokenizer(tokenizer, to)
+    write_card(folder, recipe, tokenizer, shape, to)
     return standing.step
 
 
