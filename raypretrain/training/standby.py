@@ -7,6 +7,7 @@ many as it has workers, and the controller's node for those of the actors that R
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import threading
@@ -39,7 +40,9 @@ def prepare() -> None:
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         names.append("deepspeed")  # it looks for the GPUs otherwise
     for name in names:
-        importlib.import_module(name)
+        # What is wrong with one the worker will say, whose error is seen.
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
 
 
 class Standby:

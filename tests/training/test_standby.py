@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from raypretrain.training import standby
@@ -29,7 +27,8 @@ def said_by(
     made.start()
     if cancelled:
         made.cancel()
-    time.sleep(0.1)
+    if count:
+        made._timer.join(30)
     return asked, said
 
 
