@@ -117,14 +117,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.user_properties.append(("row", (number, *what)))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A schedule with a row of which no test ran has not passed."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    lines, _ = gather(reporter.stats) if reporter else ([], [])
+    if exitstatus == pytest.ExitCode.OK and lines and missing_of(lines, session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def missing_of(lines: list[Line], config: pytest.Config) -> list[int]:
+    """The rows of which no test ran, where all were asked for."""
+    return sorted(SCHEDULE.keys() - {line.row for line in lines}) if ran_all(config) else []
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the table, if a test of the schedule ran."""
     lines, notes = gather(terminalreporter.stats)
     if not lines:
         return
-    missing = sorted(SCHEDULE.keys() - {line.row for line in lines}) if ran_all(config) else []
     terminalreporter.section("the fault schedule")
-    terminalreporter.write(draw(lines, missing))
+    terminalreporter.write(draw(lines, missing_of(lines, config)))
     for row, note in notes:
         terminalreporter.write_line(f"row {row}: {note}")
 

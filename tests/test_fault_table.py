@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,3 +70,8 @@ def test_rows_are_missing_only_where_all_was_asked_for(
 ) -> None:
     config: Any = SimpleNamespace(args=args, option=SimpleNamespace(markexpr=markexpr, keyword=""))
     assert ran_all(config) is everything
+
+
+def test_every_row_of_the_schedule_has_a_test() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in FAULTS.glob("test_*.py"))
+    assert {int(number) for number in re.findall(r"mark\.row\((\d+)", text)} == set(SCHEDULE)

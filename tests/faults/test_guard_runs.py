@@ -127,6 +127,7 @@ def poisoned(cluster: str, recipe: Path, tmp_path_factory: pytest.TempPathFactor
     return folder, said
 
 
+@pytest.mark.row(20, "NaN, infinity and a spike, alone and in a row")
 def test_row_20_nonsense_is_skipped_counted_and_traced_and_three_in_a_row_go_back_past_the_batches(
     poisoned: tuple[Path, list[str]], recipe: Path, tmp_path: Path
 ) -> None:
@@ -175,6 +176,7 @@ def test_row_20_nonsense_is_skipped_counted_and_traced_and_three_in_a_row_go_bac
     assert all(math.isfinite(rows[s]["loss"]) for s in rows if s not in (7, 23, 25))
 
 
+@pytest.mark.row(20, "and a worker is killed between bad steps")
 @pytest.mark.long
 @pytest.mark.parametrize("kill_at", [9, 27, 33])
 def test_a_run_that_is_killed_between_bad_steps_decides_as_one_that_was_not(
@@ -203,6 +205,7 @@ def test_a_run_that_is_killed_between_bad_steps_decides_as_one_that_was_not(
     assert found == wanted
 
 
+@pytest.mark.row(20, "NaN, and no checkpoint to go back to")
 @pytest.mark.long
 def test_without_a_checkpoint_to_go_back_to_it_stops_once_with_the_step_and_the_reason(
     cluster: str, recipe: Path, tmp_path: Path
@@ -228,6 +231,7 @@ def test_without_a_checkpoint_to_go_back_to_it_stops_once_with_the_step_and_the_
 # -------------------------------------------------------------------------------------- silent corruption
 
 
+@pytest.mark.row(20, "a bit flips in a worker's parameters")
 @pytest.mark.parametrize(
     ("zero", "workers", "at"),
     [(0, 2, 11), (1, 3, 14), pytest.param(2, 2, 14, marks=pytest.mark.long)],

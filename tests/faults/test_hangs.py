@@ -17,6 +17,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 
+from fault_table import Account
 from runs import dealers, fingerprints, metrics, run, train_workers, write_recipe
 
 from raypretrain.training.events import read_events
@@ -73,9 +74,10 @@ def same(folder: Path, undisturbed: Path) -> None:
     assert evaluations[0] == evaluations[1]
 
 
+@pytest.mark.row(7, "a worker is frozen")
 @pytest.mark.long
 def test_a_frozen_worker_is_found_named_and_started_again_and_nothing_is_lost(
-    undisturbed: Path, recipe: Path
+    undisturbed: Path, recipe: Path, account: Account
 ) -> None:
     folder = undisturbed.parent / "frozen"
     frozen: list[int] = []
@@ -110,11 +112,14 @@ def test_a_frozen_worker_is_found_named_and_started_again_and_nothing_is_lost(
     assert "no stack: it does not answer" in stacks
     assert re.search(r"loop\.py.*in train\n", stacks)  # of the other worker, which waits for it
 
-    account = account_of(folder, time.time())
-    assert account.lost > TIMEOUT
-    assert account.wall == pytest.approx(found.events[-1]["time"] - found.events[0]["time"], abs=1e-3)
+    account(how="SIGSTOP to worker 1 of 2", exact=True)
+    account(seconds=found.named("group")[1]["time"] - found.at)
+    spent = account_of(folder, time.time())
+    assert spent.lost > TIMEOUT
+    assert spent.wall == pytest.approx(found.events[-1]["time"] - found.events[0]["time"], abs=1e-3)
 
 
+@pytest.mark.row(7, "a worker pauses for less than the time-out")
 @pytest.mark.long
 def test_a_worker_that_pauses_for_less_than_the_time_out_is_left_alone(
     undisturbed: Path, recipe: Path
@@ -140,6 +145,7 @@ def test_a_worker_that_pauses_for_less_than_the_time_out_is_left_alone(
     ]  # fmt: skip
 
 
+@pytest.mark.row(7, "a worker is frozen, and no restart is left")
 def test_a_hang_with_no_restart_left_ends_the_run_with_one_line(
     cluster: str, recipe: Path, tmp_path: Path
 ) -> None:
@@ -155,9 +161,10 @@ def test_a_hang_with_no_restart_left_ends_the_run_with_one_line(
     assert [e["event"] for e in read_events(tmp_path / "run" / "events.jsonl")][-1] == "failed"
 
 
+@pytest.mark.row(7, "the dealer is frozen")
 @pytest.mark.long
 def test_workers_that_all_wait_for_data_are_found_and_the_stream_is_started_again(
-    undisturbed: Path, recipe: Path
+    undisturbed: Path, recipe: Path, account: Account
 ) -> None:
     folder = undisturbed.parent / "no-data"
     from_nothing = f"training.checkpoint.every={STEPS}"
@@ -175,6 +182,8 @@ def test_workers_that_all_wait_for_data_are_found_and_the_stream_is_started_agai
     [lost] = found.named("lost")
     assert lost["time"] - stall["time"] < 10
     assert [group["step"] for group in found.named("group")] == [0, 0]
+    account(how="SIGSTOP to the dealer", exact=True)
+    account(seconds=found.named("group")[1]["time"] - found.at)
 
 
 SLOWS = """
@@ -188,6 +197,7 @@ while True:
 """
 
 
+@pytest.mark.row(7, "a worker is slow")
 @pytest.mark.long
 def test_a_slow_worker_is_named_and_nothing_is_restarted(cluster: str, recipe: Path, tmp_path: Path) -> None:
     slowing: list[subprocess.Popen[bytes]] = []
