@@ -94,12 +94,21 @@ def compute_of(folder: RunFolder, recipe: PretrainRecipe) -> dict[str, Any]:
 def published(recipe: PretrainRecipe) -> str:
     """The recipe as YAML, without where things lay on its maker's machines."""
     values = recipe.model_dump(mode="json", exclude={"run": {"folder"}, "compute": True, "card": True})
-    for place in (*values["corpus"]["sources"], values["model"], values["tokenizer"]):
-        for key in ("path", "from"):
-            if place.get(key):
-                place[key] = place[key].rstrip("/").rpartition("/")[2]
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.safe_dump(_without_places(values), sort_keys=False, allow_unicode=True, width=120)
     return text
+
+
+def _without_places(value: Any) -> Any:
+    """Of every path and URL in it the last part alone, and of the addresses of stores nothing."""
+    if isinstance(value, dict):
+        kept = {key: part for key, part in value.items() if not key.endswith("endpoint_url")}
+        return {key: _without_places(part) for key, part in kept.items()}
+    if isinstance(value, list):
+        return [_without_places(part) for part in value]
+    if isinstance(value, str) and (value.startswith("/") or "://" in value):
+        inside = value.partition("://")[2].partition("/")[2] if "://" in value else value
+        return inside.rstrip("/").rpartition("/")[2]
+    return value
 
 
 def thinned(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:

@@ -183,8 +183,16 @@ class PretrainRecipe(Config):
         model = values.get("model") if isinstance(values, dict) else None
         tokenizer = values.get("tokenizer") or {} if isinstance(values, dict) else None
         if isinstance(model, dict) and model.get("from") and isinstance(tokenizer, dict):
-            return {**values, "tokenizer": {"path": model["from"], **tokenizer}}
+            return {**values, "tokenizer": {**tokenizer, "path": tokenizer.get("path") or model["from"]}}
         return values
+
+    @model_validator(mode="after")
+    def _tokenizer_is_the_bases(self) -> PretrainRecipe:
+        if self.model.base and self.tokenizer.path != self.model.base:
+            raise ValueError(
+                f"tokenizer.path: the ids of another tokenizer are others to {self.model.source}; leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _positions_suffice(self) -> PretrainRecipe:

@@ -145,6 +145,7 @@ class Worker:
         )
         begin, training = self.standing.step, job.recipe.training
         step = train(self.engine, steps, begin, length, training, job.held_out, self.guard, place, self)
+        self.standby.cancel()
         self._phase(f"saving step {step:,}")
         self.saver.finish()
         if step == length.steps:

@@ -79,7 +79,8 @@ def test_an_encoder_learns_what_is_hidden(tmp_path: Path) -> None:
 
 
 def test_the_recipe_as_saved_is_the_same_recipe(base: Path, tmp_path: Path) -> None:
-    made = recipe(tmp_path, model={"from": "base"}, tokenizer={"eos": "</s>"})
+    made = recipe(tmp_path, model={"from": "base"}, tokenizer={"eos": "</s>", "path": None})
+    assert made.tokenizer.path == str(base)
     text = to_yaml(made)
     assert f"from: {base}" in text
     import yaml
@@ -111,6 +112,10 @@ WRONG = [
         "model.from: a base model is in a folder; bring it there first",
     ),
     ({"model": {"form": "base"}}, "unknown key 'model.form'; did you mean 'from'?"),
+    (
+        {"model": {"from": "base"}, "tokenizer": {"path": "gpt2"}},
+        "tokenizer.path: the ids of another tokenizer are",
+    ),
     ({"model": {"from": "base"}, "training": {"objective": "masked"}}, "masked is nothing for model.from: "),
     (
         {"model": {"from": "gpt2"}, "sequences": {"length": 256}},

@@ -17,7 +17,7 @@ from raypretrain.training.runfolder import RunFolder
 
 SOURCES = [
     {"path": "/secret/place/code", "name": "code"},
-    {"path": "s3://bucket/inner/*.jsonl", "name": "prose"},
+    {"path": "s3://bucket/inner/*.jsonl", "name": "prose", "endpoint_url": "http://store.inner:9000"},
 ]
 
 
@@ -107,10 +107,16 @@ def test_it_says_what_the_run_says(run: RunFolder, tmp_path: Path) -> None:
 
 
 def test_no_path_of_the_machine_is_in_it(run: RunFolder, tmp_path: Path) -> None:
-    made = recipe(tmp_path)
+    saved = {"copy_to": "s3://bucket/kept", "endpoint_url": "http://store.inner:9000"}
+    fast = {"every": 5, "folder": "/secret/place/fast"}
+    tokenizer = {"path": "/secret/place/tokenizer.json", "eos": "</s>"}
+    made = recipe(tmp_path, training={"checkpoint": {**saved, "fast": fast}}, tokenizer=tokenizer)
     text = card_of(run, made)
-    for secret in ("/secret/place", "bucket", str(tmp_path)):
+    for secret in ("/secret/place", "bucket", "store.inner", str(tmp_path)):
         assert secret not in text
+    assert yaml.safe_load(published(made))["tokenizer"]["eos"] == "</s>"
+    whole = recipe(tmp_path, training={"checkpoint": {"copy_to": "s3://bucket"}})
+    assert "bucket" not in published(whole)
     values = yaml.safe_load(published(made))
     assert [source["path"] for source in values["corpus"]["sources"]] == ["code", "*.jsonl"]
     assert "compute" not in values
