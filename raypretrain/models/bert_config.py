@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from raypretrain.errors import InputError
-from raypretrain.models.shape import ModelShape, reading, refuse_impossible, refuse_other_family
+from raypretrain.models.plain_config import PlainShape, read_encoder
+from raypretrain.models.shape import reading, refuse_other_family
 
 
 @dataclass(frozen=True, kw_only=True)
-class BertShape(ModelShape):
+class BertShape(PlainShape):
     """Every number that decides what a BERT's weights look like and what they compute (arXiv:1810.04805).
 
     Its positions are learned, so that ``max_length`` is a size of its weights; its output matrix is the embedding.
@@ -27,22 +28,10 @@ class BertShape(ModelShape):
     token_types: int = 2
 
     @property
-    def layer_matrices(self) -> int:
-        """Weights in the matrices of one layer: attention and feed-forward."""
-        return self.width * (4 * self.width + 2 * self.feed_forward)
-
-    @property
     def parameters(self) -> int:
         """All the weights, exactly; the embedding is counted once."""
         embeddings = (self.vocabulary + self.max_length + self.token_types + 2) * self.width
-        biases_and_norms = 9 * self.width + self.feed_forward
-        head = self.width**2 + 3 * self.width + self.vocabulary
-        return embeddings + self.layers * (self.layer_matrices + biases_and_norms) + head
-
-    def flops_per_token(self, length: int, predicted: float = 1.0) -> int:
-        """See :meth:`ModelShape.flops_per_token`."""
-        layers = self.layers * (6 * self.layer_matrices + 12 * self.width * length)
-        return layers + round(predicted * 6 * (self.width**2 + self.vocabulary * self.width))
+        return embeddings + self.layers * self.layer_parameters + self.head_parameters
 
     def special_tokens(self, bos: int | None, eos: int | None, pad: int | None) -> dict[str, int | None]:
         """As every family's, and its own: a text begins with cls and ends with sep."""
@@ -51,8 +40,6 @@ class BertShape(ModelShape):
     def check(self) -> None:
         """Raise a ValueError, of one line, for sizes that make no network."""
         super().check()
-        self.check_whole_heads()
-        self.check_tied()
         if self.token_types < 1:
             raise ValueError("token_types must be greater than 0")
 
@@ -79,62 +66,23 @@ class BertShape(ModelShape):
             InputError: another architecture, parts that this package has not, or a key that is missing.
         """
         refuse_other_family(values, cls.family, where)
-        refuse_other_than(values, {"hidden_act": "gelu", "position_embedding_type": "absolute"}, where)
-        refuse_decoders(values, where)
+        positions = values.get("position_embedding_type", "absolute")
+        if positions != "absolute":
+            what = f"has position_embedding_type '{positions}'; only absolute is known"
+            raise InputError(what, where=where)
         with reading(where):
-            width, heads = int(values["hidden_size"]), int(values["num_attention_heads"])
-            shape = cls(
-                vocabulary=int(values["vocab_size"]),
-                width=width,
-                layers=int(values["num_hidden_layers"]),
-                heads=heads,
-                head_width=width // heads,
-                feed_forward=int(values["intermediate_size"]),
-                tied=bool(values.get("tie_word_embeddings", True)),
-                norm_eps=float(values.get("layer_norm_eps", 1e-12)),
-                max_length=int(values.get("max_position_embeddings", 512)),
-                initializer_range=float(values.get("initializer_range", 0.02)),
-                token_types=int(values.get("type_vocab_size", 2)),
-            )
-        refuse_impossible(shape, "BERT", where)
-        return shape
+            token_types = int(values.get("type_vocab_size", 2))
+        return read_encoder(cls, "BERT", values, where, 512, token_types=token_types)
 
 
-def refuse_other_than(values: dict[str, Any], known: dict[str, str], where: str) -> None:
-    """Raise an InputError for a config that has another value under a key than the one that is known."""
-    for key, value in known.items():
-        if values.get(key, value) != value:
-            raise InputError(f"has {key} '{values[key]}'; only {value} is known", where=where)
-
-
-def refuse_decoders(values: dict[str, Any], where: str) -> None:
-    """Raise an InputError for the config of an encoder that was made to generate."""
-    for key in ("is_decoder", "add_cross_attention"):
-        if values.get(key):
-            raise InputError(f"has {key}, which is not supported", where=where)
-
-
-def _preset(width: int, layers: int, heads: int) -> BertShape:
-    return BertShape(
-        vocabulary=0,
-        width=width,
-        layers=layers,
-        heads=heads,
-        head_width=width // heads,
-        feed_forward=4 * width,
-        tied=True,
-        norm_eps=1e-12,
-        max_length=0,
-        initializer_range=0.02,
-    )
-
+_EPS = 1e-12
 
 BERTS: dict[str, BertShape] = {
     # Named after their parameters without the embedding, roughly.
-    "bert-1m": _preset(128, 5, 4),
-    "bert-10m": _preset(384, 6, 6),
+    "bert-1m": BertShape.preset(128, 5, 4, _EPS),
+    "bert-10m": BertShape.preset(384, 6, 6, _EPS),
     # Published shapes.
-    "bert-base": _preset(768, 12, 12),
-    "bert-large": _preset(1024, 24, 16),
+    "bert-base": BertShape.preset(768, 12, 12, _EPS),
+    "bert-large": BertShape.preset(1024, 24, 16, _EPS),
 }
 """Shapes by name; their vocabulary and longest sequence are 0 until a recipe gives them."""

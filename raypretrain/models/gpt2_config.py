@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from raypretrain.errors import InputError
-from raypretrain.models.shape import ModelShape, reading, refuse_impossible, refuse_other_family
+from raypretrain.models.plain_config import PlainShape
+from raypretrain.models.shape import reading, refuse_impossible, refuse_other_family
 
 _ACTIVATION = "gelu_new"
 """Hugging Face's name of the gelu by tanh."""
@@ -15,7 +16,7 @@ _WITHOUT = ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_c
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gpt2Shape(ModelShape):
+class Gpt2Shape(PlainShape):
     """Every number that decides what a GPT-2's weights look like and what they compute (Radford et al., 2019).
 
     Its positions are learned, so that ``max_length`` is a size of its weights; its output matrix is the embedding.
@@ -27,27 +28,10 @@ class Gpt2Shape(ModelShape):
     learns_positions = True
 
     @property
-    def layer_matrices(self) -> int:
-        """Weights in the matrices of one layer: attention and feed-forward."""
-        return self.width * (4 * self.width + 2 * self.feed_forward)
-
-    @property
     def parameters(self) -> int:
         """All the weights, exactly; the embedding is counted once."""
-        biases_and_norms = 9 * self.width + self.feed_forward
         embeddings = (self.vocabulary + self.max_length) * self.width
-        return embeddings + self.layers * (self.layer_matrices + biases_and_norms) + 2 * self.width
-
-    def flops_per_token(self, length: int, predicted: float = 1.0) -> int:
-        """See :meth:`ModelShape.flops_per_token`."""
-        layers = self.layers * (6 * self.layer_matrices + 12 * self.width * length)
-        return layers + round(predicted * 6 * self.vocabulary * self.width)
-
-    def check(self) -> None:
-        """Raise a ValueError, of one line, for sizes that make no network."""
-        super().check()
-        self.check_whole_heads()
-        self.check_tied()
+        return embeddings + self.layers * self.layer_parameters + 2 * self.width
 
     def to_huggingface_config(self) -> dict[str, Any]:
         """The ``config.json`` of a ``GPT2LMHeadModel`` of this shape, without token ids and dtype."""
@@ -96,30 +80,15 @@ class Gpt2Shape(ModelShape):
         return shape
 
 
-def _preset(width: int, layers: int, heads: int) -> Gpt2Shape:
-    return Gpt2Shape(
-        vocabulary=0,
-        width=width,
-        layers=layers,
-        heads=heads,
-        head_width=width // heads,
-        feed_forward=4 * width,
-        tied=True,
-        norm_eps=1e-5,
-        max_length=0,
-        initializer_range=0.02,
-    )
-
-
 GPT2S: dict[str, Gpt2Shape] = {
     # Named after their parameters without the embedding, roughly.
-    "gpt2-1m": _preset(128, 5, 4),
-    "gpt2-10m": _preset(384, 6, 6),
+    "gpt2-1m": Gpt2Shape.preset(128, 5, 4),
+    "gpt2-10m": Gpt2Shape.preset(384, 6, 6),
     # Published shapes: those of GPT-2 after all of their parameters, and the largest of GPT-3.
-    "gpt2-124m": _preset(768, 12, 12),
-    "gpt2-355m": _preset(1024, 24, 16),
-    "gpt2-774m": _preset(1280, 36, 20),
-    "gpt2-1.5b": _preset(1600, 48, 25),
-    "gpt3-175b": _preset(12288, 96, 96),
+    "gpt2-124m": Gpt2Shape.preset(768, 12, 12),
+    "gpt2-355m": Gpt2Shape.preset(1024, 24, 16),
+    "gpt2-774m": Gpt2Shape.preset(1280, 36, 20),
+    "gpt2-1.5b": Gpt2Shape.preset(1600, 48, 25),
+    "gpt3-175b": Gpt2Shape.preset(12288, 96, 96),
 }
 """Shapes by name; their vocabulary and longest sequence are 0 until a recipe gives them."""
