@@ -63,6 +63,10 @@ def pretrain(
             "--fork", metavar="NEW_RUN", help="Go on in a new run, from RECIPE's run, with what changed."
         ),
     ] = None,
+    at: Annotated[
+        int | None,
+        typer.Option("--at", metavar="STEP", help="With --fork: from the checkpoint of this step."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Pretrain a model as RECIPE says; the same command again goes on where it stopped.
@@ -75,11 +79,14 @@ def pretrain(
       raypretrain pretrain jobs/pretrain-small.yaml --set training.tokens=5M --set compute.workers=2
       raypretrain pretrain jobs/pretrain-small.yaml --dry-run
       raypretrain pretrain jobs/pretrain-small.yaml --set training.learning_rate=5e-4 --fork runs/slower
+      raypretrain pretrain jobs/pretrain-small.yaml --set training.tokens=3M --fork runs/decayed --at 300
     """
     from raypretrain.config import load_recipe
     from raypretrain.console import PretrainView, print_dry_run, print_outcome
     from raypretrain.training.recipe import PretrainRecipe
 
+    if at is not None and not fork:
+        raise typer.BadParameter("--at says where --fork begins; give both")
     loaded = load_recipe(recipe, PretrainRecipe, overrides or [])
     if dry_run:
         from raypretrain.training.dryrun import dry_run as resolve
@@ -92,7 +99,7 @@ def pretrain(
 
     with PretrainView() as view:
         if fork:
-            loaded = make_fork(loaded, fork, lambda line: view.watch({"say": line}))
+            loaded = make_fork(loaded, fork, lambda line: view.watch({"say": line}), at)
         outcome = run(loaded, view.watch)
     values = {"status": outcome.status, "folder": str(outcome.folder), "step": outcome.step} | outcome.result
     _show(values, as_json, lambda values: print_outcome(outcome))
@@ -237,6 +244,13 @@ def status(
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")],
     to: Annotated[str, typer.Option("--to", metavar="FOLDER", help="The folder to write; local or s3://.")],
+    at: Annotated[
+        int | None, typer.Option("--at", metavar="STEP", help="The checkpoint of this step.")
+    ] = None,
+    average: Annotated[
+        int | None,
+        typer.Option(min=1, help="The mean of so many checkpoints; by default as the recipe says."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a run's newest checkpoint as a Hugging Face model, finished or not.
@@ -245,12 +259,18 @@ def export(
     Examples:
       raypretrain export runs/pretrain-small --to my-model
       raypretrain export runs/pretrain-small --to s3://bucket/models/my-model
+      raypretrain export runs/pretrain-small --to averaged --average 5
     """
     from raypretrain.training.release import export as write
     from raypretrain.training.runfolder import RunFolder
 
-    step = write(RunFolder(run), to, say=lambda line: print(line, file=sys.stderr))
-    _print({"model": to, "step": step}, as_json, "{model}: the weights after step {step:,}")
+    steps = write(RunFolder(run), to, lambda line: print(line, file=sys.stderr), at, average)
+    which = (
+        f"step {steps[0]:,}" if len(steps) == 1 else f"steps {', '.join(f'{s:,}' for s in steps)}, averaged"
+    )
+    _print(
+        {"model": to, "step": steps[0], "averaged": steps}, as_json, f"{{model}}: the weights after {which}"
+    )
 
 
 @app.command("import")

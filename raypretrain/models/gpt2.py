@@ -64,9 +64,14 @@ class Gpt2Block(nn.Module):
 class Gpt2(nn.Module):
     """The language model: predicts the next token of every position. Its output matrix is the embedding.
 
+    Attributes:
+        z_loss: as of :func:`linear_cross_entropy`.
+
     Raises:
         TypeError: the shape is of another family.
     """
+
+    z_loss = 0.0
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -111,7 +116,9 @@ class Gpt2(nn.Module):
         if targets is None:
             return linear(x, self.embedding.weight)
         losses = None if each is None else each.view(-1)
-        return linear_cross_entropy(x.flatten(0, 1), self.embedding.weight, targets.flatten(), each=losses)
+        return linear_cross_entropy(
+            x.flatten(0, 1), self.embedding.weight, targets.flatten(), each=losses, z_loss=self.z_loss
+        )
 
     def next_logits(self, ids: Tensor, cache: Cache) -> Tensor:
         """Logits [B, vocabulary] of the token after the last of ``ids`` [B, L], which extend ``cache``."""

@@ -105,7 +105,12 @@ class Llama(LlamaLayers):
     """The language model: predicts the next token of every position.
 
     Its state dict holds ``head.weight`` only if the shape is not tied.
+
+    Attributes:
+        z_loss: as of :func:`linear_cross_entropy`.
     """
+
+    z_loss = 0.0
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__(shape)
@@ -135,7 +140,9 @@ class Llama(LlamaLayers):
         if targets is None:
             return linear(x, weight)
         losses = None if each is None else each.view(-1)
-        return linear_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), each=losses)
+        return linear_cross_entropy(
+            x.flatten(0, 1), weight, targets.flatten(), each=losses, z_loss=self.z_loss
+        )
 
     def next_logits(self, ids: Tensor, cache: Cache) -> Tensor:
         """Logits [B, vocabulary] of the token after the last of ``ids`` [B, L], which extend ``cache``."""

@@ -29,6 +29,7 @@ def linear_cross_entropy(
     chunk: int | None = None,
     each: Tensor | None = None,
     bias: Tensor | None = None,
+    z_loss: float = 0.0,
 ) -> Tensor:
     """The mean of ``cross_entropy(hidden @ weight.T + bias, targets)`` over the targets that are not ``IGNORED``.
 
@@ -41,6 +42,8 @@ def linear_cross_entropy(
         chunk: rows whose logits exist at one time; None chooses by the vocabulary and the device.
         each: fp32 [N], takes the loss of every row whose target counts.
         bias: [V], of the same dtype; None adds nothing.
+        z_loss: weight of the mean of ``logsumexp(logits)²`` (PaLM, arXiv:2204.02311, section 5). It is in the
+            gradients alone, so that losses can be compared whatever it is.
 
     Returns:
         A scalar, in fp32 (fp64 for fp64 inputs); NaN if no target counts, as torch's own. It can be
@@ -49,7 +52,7 @@ def linear_cross_entropy(
     chunks = _counting_rows(targets).split(chunk or _chunk_rows(weight))
     learned = (hidden, weight) if bias is None else (hidden, weight, bias)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned):
-        return _LinearCrossEntropy.apply(hidden, weight, bias, targets, chunks, each)
+        return _LinearCrossEntropy.apply(hidden, weight, bias, targets, chunks, each, z_loss)
     losses = torch.cat([_losses(hidden[rows], weight, bias, targets[rows]) for rows in chunks])
     _write_each(each, losses, chunks)
     return losses.mean()
@@ -88,6 +91,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         chunks: tuple[Tensor, ...],
         each: Tensor | None,
+        z_loss: float,
     ) -> Tensor:
         losses = []
         hidden_grad = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
@@ -97,7 +101,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             bias_grad = torch.zeros_like(bias, dtype=_accurate(bias.dtype))
         for rows in chunks:
             part = hidden[rows]
-            loss, slope = _losses_and_slope(part, weight, bias, targets[rows])
+            loss, slope = _losses_and_slope(part, weight, bias, targets[rows], z_loss)
             losses.append(loss)
             if hidden_grad is not None:
                 hidden_grad[rows] = product(slope, weight)
@@ -115,7 +119,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         scale = upstream / ctx.count
-        return *(None if g is None else g * scale for g in ctx.saved_tensors), None, None, None
+        return *(None if g is None else g * scale for g in ctx.saved_tensors), None, None, None, None
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -130,14 +134,20 @@ def _losses(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 
 
 def _losses_and_slope(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, z_loss: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """The loss of every row of ``hidden`` [n, D], and its gradient for the logits [n, V]."""
-    slope = torch.softmax(_logits(hidden, weight, bias), dim=-1)
+    """The loss of every row of ``hidden`` [n, D], and its gradient, with z-loss, for the logits [n, V]."""
+    logits = _logits(hidden, weight, bias)
+    # d logsumexp² / d logits = 2 · logsumexp · softmax
+    grown = 1 + 2 * z_loss * logits.logsumexp(dim=-1, keepdim=True) if z_loss else None
+    slope = torch.softmax(logits, dim=-1)
+    del logits  # as large as all that is computed here
     # Not scatter_ or scatter_add_, which copy the whole tensor for bf16 on a CPU.
     places = torch.arange(len(targets), device=targets.device), targets
     likelihoods = slope[places]
-    slope[places] = likelihoods - 1
+    if grown is not None:
+        slope *= grown
+    slope[places] -= 1
     losses = -likelihoods.to(_accurate(hidden.dtype)).log()
     # A probability that is too small for its dtype leaves no loss; the logits do.
     lost = (losses > -math.log(torch.finfo(hidden.dtype).tiny) - 1).nonzero()[:, 0]

@@ -17,8 +17,10 @@ class MaskedLanguageModel(nn.Module):
     Attributes:
         embedding: [vocabulary, width].
         bias: [vocabulary], added to the logits.
+        z_loss: as of :func:`linear_cross_entropy`.
     """
 
+    z_loss = 0.0
     embedding: nn.Embedding
     bias: nn.Parameter
 
@@ -63,7 +65,12 @@ class MaskedLanguageModel(nn.Module):
         predicting = self.predicting(x.flatten(0, 1).index_select(0, rows))
         losses = None if each is None else torch.empty(len(rows), dtype=each.dtype, device=each.device)
         loss = linear_cross_entropy(
-            predicting, self.embedding.weight, targets.flatten()[rows], each=losses, bias=self.bias
+            predicting,
+            self.embedding.weight,
+            targets.flatten()[rows],
+            each=losses,
+            bias=self.bias,
+            z_loss=self.z_loss,
         )
         if each is not None and losses is not None:
             each.view(-1)[rows] = losses

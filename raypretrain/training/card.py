@@ -25,9 +25,18 @@ _MOST_EVALUATIONS = 12
 
 
 def write_card(
-    folder: RunFolder, recipe: PretrainRecipe, tokenizer: Tokenizer, shape: ModelShape, to: Path
+    folder: RunFolder,
+    recipe: PretrainRecipe,
+    tokenizer: Tokenizer,
+    shape: ModelShape,
+    averaged: list[int],
+    to: Path,
 ) -> None:
-    """Write ``README.md`` of the model in ``to``: data, recipe, curves, compute, limits, licence."""
+    """Write ``README.md`` of the model in ``to``: data, recipe, curves, compute, limits, licence.
+
+    Args:
+        averaged: the steps of the checkpoints that its weights are of.
+    """
     environment = Environment(
         loader=PackageLoader("raypretrain.training", "."),
         undefined=StrictUndefined,
@@ -36,9 +45,8 @@ def write_card(
         keep_trailing_newline=True,
         autoescape=False,  # Markdown
     )
-    write_atomic(
-        to / CARD, environment.get_template(_TEMPLATE).render(values_of(folder, recipe, tokenizer, shape))
-    )
+    values = {**values_of(folder, recipe, tokenizer, shape), "averaged": sorted(averaged)}
+    write_atomic(to / CARD, environment.get_template(_TEMPLATE).render(values))
 
 
 def values_of(

@@ -21,6 +21,7 @@ SAFE = (
     "training.guard.",  # it acts only where something went wrong
     "training.evaluation.every",
     "training.sequence_losses",
+    "training.average",
     "compute.",
     "card.",
 )
@@ -109,8 +110,8 @@ def refuse_changes(
 def why_not_as_long(saved: PretrainRecipe, recipe: PretrainRecipe, step: int, parameters: int) -> str | None:
     """Why another length or schedule would have changed the ``step`` steps done; None if it would not have.
 
-    Constant, or WSD before its decay: the same rates, if as many steps warm up. Cosine over another length is another
-    curve from its beginning.
+    Constant, or WSD before its decay: the same rates, if as many steps warm up. Cosine or linear over another length is
+    another curve from its beginning.
     """
     steps = [run_length(r, parameters).steps for r in (saved, recipe)]
     if steps[1] < step:
@@ -131,6 +132,6 @@ def _hint(saved: PretrainRecipe, recipe: PretrainRecipe, steps: list[int]) -> st
     """Warm-up is a share of the length: the share that keeps its steps."""
     then, now = saved.training.schedule, recipe.training.schedule
     warmup = round(then.warmup * steps[0])
-    if recipe.training.schedule.kind == "cosine" or round(now.warmup * steps[1]) == warmup:
+    if recipe.training.schedule.kind in ("cosine", "linear") or round(now.warmup * steps[1]) == warmup:
         return ""
     return f"; training.schedule.warmup: {warmup / steps[1]:.6g} keeps its {warmup} warm-up steps"

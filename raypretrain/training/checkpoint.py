@@ -174,14 +174,37 @@ def committed(checkpoints: Path) -> list[Path]:
     return sorted((p for p in checkpoints.glob("step-*") if (p / MANIFEST).is_file()), reverse=True)
 
 
-def newest_verified(checkpoints: Path, report: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that holds; ``report`` is told of each newer one that does not. Changes nothing."""
-    for folder in committed(checkpoints):
+def verified(checkpoints: Path, report: Callable[[str], None], at: int | None = None) -> Iterator[Path]:
+    """The checkpoints that hold, the newest first; ``report`` is told of each that does not. Changes nothing.
+
+    Args:
+        at: the newest one's step; None begins with the newest there is.
+
+    Raises:
+        RunError: there is no checkpoint after the step ``at``, or it does not hold.
+    """
+    folders = committed(checkpoints)
+    if at is not None:
+        folders = [folder for folder in folders if step_of(folder) <= at]
+        problem = problem_of(folders[0]) if folders and step_of(folders[0]) == at else "there is none"
+        if problem:
+            steps = ", ".join(f"{step_of(folder):,}" for folder in reversed(committed(checkpoints)))
+            raise RunError(
+                f"the checkpoint of step {at:,} cannot be used ({problem})",
+                where=str(checkpoints),
+                fix=f"there are those of steps {steps}" if steps else "train until the first one",
+            )
+    for folder in folders:
         problem = problem_of(folder)
         if problem is None:
-            return folder
-        report(f"checkpoint {folder.name} is not used: {problem}")
-    return None
+            yield folder
+        else:
+            report(f"checkpoint {folder.name} is not used: {problem}")
+
+
+def newest_verified(checkpoints: Path, report: Callable[[str], None], at: int | None = None) -> Path | None:
+    """The first of :func:`verified`."""
+    return next(verified(checkpoints, report, at), None)
 
 
 def drop_after(checkpoints: Path, step: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from raypretrain.models.config import ModelShape
 from raypretrain.tokens.tokenizer import given_tokenizer
 from raypretrain.training.cluster import Sizes, local_resources, size_up
-from raypretrain.training.prepare import check_tokenizer, list_corpus
+from raypretrain.training.prepare import check_tokenizer, check_weight_groups, list_corpus
 from raypretrain.training.recipe import PretrainRecipe, run_length
 from raypretrain.training.runfolder import RunFolder
 
@@ -29,6 +29,7 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
         folder.refuse_changes(recipe)
     sizes = size_up(recipe, local_resources())
     shape = recipe.model.shape(vocabulary, recipe.sequences.length)
+    check_weight_groups(recipe, shape)
     length = run_length(recipe, shape.parameters)
     predicted = recipe.training.mask.rate if recipe.objective == "masked" else 1.0
     return {
@@ -59,8 +60,8 @@ def memory(recipe: PretrainRecipe, sizes: Sizes, shape: ModelShape) -> dict[str,
     """Bytes that a worker holds, by part: a reckoning, without fragmentation and libraries.
 
     Weights, gradients and AdamW's state by ZeRO stage: Rajbhandari et al., ZeRO, 2020, section 3; activations
-    without recomputation: Korthikanti et al., Reducing Activation Recomputation, 2022, eq. 2, for 34·width
-    and attention that keeps no scores.
+    of a layer: Korthikanti et al., Reducing Activation Recomputation, 2022, eq. 2, for 34·width and attention that
+    keeps no scores; with selective checkpointing the products' results, with full its input and one whole layer.
     """
     half = sizes.precision == "bf16"
     workers, zero, number = sizes.workers, recipe.compute.zero, shape.parameters
@@ -69,7 +70,10 @@ def memory(recipe: PretrainRecipe, sizes: Sizes, shape: ModelShape) -> dict[str,
     gradients = number * unit // (workers if zero >= 2 else 1)
     optimizer = number * (12 if half else 8) // (workers if zero >= 1 else 1)
     tokens = sizes.micro_batch * recipe.sequences.length
-    activations = tokens * shape.layers * shape.width * 17 * unit
+    if recipe.compute.offload != "none":
+        optimizer = 0  # in the node's memory
+    kept = {"none": 17 * shape.layers, "selective": 8 * shape.layers, "full": shape.layers + 17}
+    activations = tokens * shape.width * kept[recipe.compute.gradient_checkpointing] * unit
     return {
         "weights": weights,
         "gradients": gradients,

@@ -12,7 +12,6 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from raypretrain.models.checkpointing import checkpoint_blocks
 from raypretrain.training.buffers import Buffers
 from raypretrain.training.microbatch import MicroBatch
+from raypretrain.training.settings import EngineSettings
 from raypretrain.training.writing import Snapshot, State, write_part
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -33,7 +34,8 @@ from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-from raypretrain.training.optimizer import VetoedAdamW, decay_groups
+from raypretrain.training.muon import Muon, pieces_of
+from raypretrain.training.optimizer import VetoedAdamW, parameter_groups
 from raypretrain.training.replicas import fingerprint_of_tensors
 
 # DeepSpeed would compile a collective over shared memory at its first start on CPUs: half a minute, a compiler,
@@ -46,46 +48,13 @@ import deepspeed.runtime.zero.muon.muon_optimizer
 
 torch.compile = _compile
 
-ZERO_SUPPORTED_OPTIMIZERS.append(VetoedAdamW)  # as AdamW itself is; DeepSpeed goes by the very class
+ZERO_SUPPORTED_OPTIMIZERS.extend((VetoedAdamW, Muon))  # as AdamW itself is; DeepSpeed goes by the very class
 
 _TAG = "engine"
 _COLLECTIVES = (
     "all_reduce", "all_reduce_coalesced", "reduce", "reduce_scatter", "reduce_scatter_tensor", "broadcast",
     "all_gather", "all_gather_into_tensor", "all_gather_coalesced", "barrier",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """What the engine needs of a recipe.
-
-    Args:
-        zero: ZeRO stage, 0 to 3 (Rajbhandari et al., ZeRO, 2020).
-        precision: ``fp32`` or ``bf16``.
-        micro_batch: sequences of one forward pass.
-        accumulation: micro-batches of a step, on one worker.
-        workers: data-parallel size.
-        learning_rate: peak; the loop sets each step's.
-        weight_decay: decoupled (Loshchilov & Hutter, 2019), on matrices only.
-        betas: of AdamW.
-        epsilon: of AdamW.
-        clip: largest global norm of the gradient; 0 does not clip.
-        universal: whether :meth:`Engine.load` is given files that were converted for another number of workers.
-        new: whether the model has its first weights; otherwise :meth:`Engine.load` follows.
-    """
-
-    zero: int
-    precision: str
-    micro_batch: int
-    accumulation: int
-    workers: int
-    learning_rate: float
-    weight_decay: float
-    betas: tuple[float, float]
-    epsilon: float
-    clip: float
-    universal: bool = False
-    new: bool = True
 
 
 class Engine:
@@ -103,14 +72,9 @@ class Engine:
         self._mark: Callable[[str], object] = lambda phase: None
         # Without ZeRO and in fp32, DeepSpeed clips but does not say by what norm.
         self._plain = settings.zero == 0 and settings.precision == "fp32"
-        optimizer = VetoedAdamW(
-            decay_groups(model, settings.weight_decay),
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            eps=settings.epsilon,
-            fused=True,
-        )
-        config = _deepspeed_config(settings)
+        checkpoint_blocks(model, settings.checkpointing)
+        optimizer = _optimizer(model, settings)
+        config = settings.for_deepspeed()
         with contextlib.nullcontext() if settings.new else _no_broadcast():
             self._engine, *_ = deepspeed.initialize(
                 model=model, optimizer=optimizer, config=config, dist_init_required=False
@@ -121,6 +85,8 @@ class Engine:
         self._engine._copy_recovery_script = lambda folder: None  # it would be in no manifest
         self._veto, self._own_norm = False, 0.0
         optimizer.vetoed = self._vetoed
+        if isinstance(optimizer, Muon):
+            optimizer.pieces = pieces_of(self._engine.optimizer, settings.zero, device)
 
     def watch(
         self, mark: Callable[[str], object], collective: Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -167,7 +133,7 @@ class Engine:
         """
         self._mark("optimizer")
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["rate"]
         if self._plain:
             self._own_norm = self._plain_norm()
         self._veto = veto
@@ -283,6 +249,25 @@ class _Copies(TorchCheckpointEngine):
         return taken, self._buffers.waits()
 
 
+def _optimizer(model: nn.Module, settings: EngineSettings) -> VetoedAdamW:
+    groups = parameter_groups(
+        model,
+        settings.weight_decay,
+        muon=settings.optimizer == "muon",
+        rules=settings.rules,
+        matrix_rate=settings.matrix_rate,
+    )
+    adamw: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": settings.betas,
+        "eps": settings.epsilon,
+        "fused": True,
+    }
+    if settings.optimizer == "muon":
+        return Muon(groups, settings.momentum, **adamw)
+    return VetoedAdamW(groups, **adamw)
+
+
 @contextlib.contextmanager
 def _no_broadcast() -> Iterator[None]:
     """Without worker 0's weights for everybody: what is loaded replaces them."""
@@ -303,19 +288,3 @@ def consolidated_state(folder: Path, zero: int) -> dict[str, Tensor]:
     # Our own file, verified by its hash. It holds DeepSpeed's objects, not only tensors.
     saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
     return {name: weight.float() for name, weight in saved["module"].items()}
-
-
-def _deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
-    return {
-        "train_micro_batch_size_per_gpu": settings.micro_batch,
-        "gradient_accumulation_steps": settings.accumulation,
-        "train_batch_size": settings.micro_batch * settings.accumulation * settings.workers,
-        "gradient_clipping": settings.clip,
-        "bf16": {"enabled": settings.precision == "bf16"},
-        "zero_optimization": {"stage": settings.zero},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**9,
-        "wall_clock_breakdown": False,
-        "checkpoint": {"load_universal": settings.universal},
-    }

@@ -24,10 +24,15 @@ from raypretrain.training.recipe import PretrainRecipe, run_length
 from raypretrain.training.runfolder import RunFolder, fingerprint_of
 
 
-def fork(recipe: PretrainRecipe, new: Path, say: Callable[[str], None]) -> PretrainRecipe:
+def fork(
+    recipe: PretrainRecipe, new: Path, say: Callable[[str], None], at: int | None = None
+) -> PretrainRecipe:
     """Make the run ``new`` out of the one in ``recipe``'s folder, which stays as it is; returns ``new``'s recipe.
 
     Again, it only returns the recipe: the same command goes on with the fork.
+
+    Args:
+        at: the step of the checkpoint that it goes on from; None takes the newest.
 
     Raises:
         RecipeError: a change that no fork can make.
@@ -48,7 +53,7 @@ def fork(recipe: PretrainRecipe, new: Path, say: Callable[[str], None]) -> Pretr
             where=str(child.path),
             fix="start a new run with run.folder instead",
         )
-    newest = checkpoint.newest_verified(old.checkpoints, say)
+    newest = checkpoint.newest_verified(old.checkpoints, say, at)
     if newest is None:
         raise RunError("has no checkpoint to fork from", where=str(old.path), fix="train until the first one")
     standing = checkpoint.read_standing(newest)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,10 +19,11 @@ from raypretrain.storage import sha256_file
 from raypretrain.tokens.dealer import Supply
 from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER, Standing
 from raypretrain.training.cluster import Sizes, micro_batch_of
-from raypretrain.training.engine import EngineSettings
 from raypretrain.training.evaluation import HeldOut
+from raypretrain.training.optimizer import is_inner_matrix
 from raypretrain.training.recipe import Length, PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
+from raypretrain.training.settings import EngineSettings
 
 
 @dataclass
@@ -81,6 +83,12 @@ class Job:
             clip=training.clip,
             universal=universal,
             new=new,
+            optimizer=training.optimizer,
+            momentum=training.momentum,
+            rules=tuple(training.weight_groups),
+            matrix_rate=training.matrix_rate(self.shape.width),
+            checkpointing=self.recipe.compute.gradient_checkpointing,
+            offload=self.recipe.compute.offload,
         )
 
     def model(self, new: bool) -> LanguageModel:
@@ -93,6 +101,7 @@ class Job:
             InputError: the base model is not there, or is another one than the run was begun with.
         """
         model, folder = build(self.shape), RunFolder(self.folder)
+        model.z_loss = self.recipe.training.z_loss
         if not new:
             return model
         if not folder.parent_weights.is_file():
@@ -100,6 +109,7 @@ class Job:
                 model.load_state_dict(base_weights(folder))
             else:
                 model.init_weights(self.recipe.run.seed)
+                narrow(model, self.recipe.training.tuned_width)
             return model
         wanted = json.loads(folder.parent.read_text(encoding="utf-8"))["weights_sha256"]
         if sha256_file(folder.parent_weights) != wanted:
@@ -123,3 +133,13 @@ def base_weights(folder: RunFolder) -> dict[str, Tensor]:
             what = "is not the file that the run was begun with (its SHA-256 differs)"
             raise InputError(what, where=str(path), fix="put it back, or choose another run.folder")
     return load_base(base["folder"])[1]
+
+
+@torch.no_grad()
+def narrow(model: LanguageModel, tuned_width: int | None) -> None:
+    """First weights for a learning rate that was found with ``tuned_width``: the layers' matrices are drawn with a
+    spread that falls with the root of the width (arXiv:2203.03466, table 3)."""
+    if tuned_width:
+        for name, parameter in model.named_parameters():
+            if is_inner_matrix(name, parameter):
+                parameter.mul_((tuned_width / model.shape.width) ** 0.5)

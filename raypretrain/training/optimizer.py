@@ -1,12 +1,15 @@
-"""AdamW that can be kept from a step, and that does not import torch's compiler."""
+"""AdamW that can be kept from a step, and that does not import torch's compiler; and who is learned how."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
+
+from raypretrain.training.settings import WeightGroup
 
 # torch's optimizers import its compiler, two seconds of a core, only to say that they are not to be compiled; where
 # this name is set, they take it as said.
@@ -15,7 +18,7 @@ for _member in vars(torch.optim.Optimizer).values():
         _plain.__dict__.setdefault("__dynamo_disable", _plain)
 
 # Its step as it is inside a wrapper that imports the compiler, too, and switches gradients off.
-_adam_step: Callable[..., Any] = torch.optim.Adam.step.__wrapped__  # type: ignore[attr-defined]
+adam_step: Callable[..., Any] = torch.optim.Adam.step.__wrapped__  # type: ignore[attr-defined]
 
 
 class VetoedAdamW(torch.optim.AdamW):
@@ -27,17 +30,48 @@ class VetoedAdamW(torch.optim.AdamW):
     def step(self, closure: Any = None) -> Any:
         """See :class:`torch.optim.AdamW`."""
         if not self.vetoed():
-            return _adam_step(self, closure)
+            return adam_step(self, closure)
         # A first step that is vetoed leaves what the others need: moments of zero.
         for group in self.param_groups:
             self._init_group(group, [], [], [], [], [], [])
         return None
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups of AdamW: matrices decay, vectors (the norms' weights) do not."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    *,
+    muon: bool = False,
+    rules: Sequence[WeightGroup] = (),
+    matrix_rate: float = 1.0,
+) -> list[dict[str, Any]]:
+    """The groups of an optimizer. Matrices decay, vectors (the norms' weights, biases) do not.
+
+    Args:
+        muon: whether the matrices of the layers get ``muon: True``, as :class:`~raypretrain.training.muon.Muon` reads.
+        rules: the first whose pattern fits a parameter's name counts for it.
+        matrix_rate: factor of the learning rate of the layers' matrices and of an output matrix.
+
+    Returns:
+        Matrices first; each group with ``rate``, the factor of its learning rate.
+    """
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    for name, parameter in sorted(named, key=lambda pair: pair[1].ndim < 2):
+        inner = is_inner_matrix(name, parameter)
+        rate = matrix_rate if inner or name == "head.weight" else 1.0
+        decay = weight_decay if parameter.ndim >= 2 else 0.0
+        rule = next((rule for rule in rules if fnmatchcase(name, rule.parameters)), None)
+        if rule is not None:
+            rate *= rule.learning_rate
+            decay = decay if rule.weight_decay is None else rule.weight_decay
+        groups.setdefault((muon and inner, rate, decay), []).append(parameter)
     return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": decay, "rate": rate, "muon": orthogonal}
+        for (orthogonal, rate, decay), parameters in groups.items()
     ]
+
+
+def is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether it is a matrix of a layer: neither the embedding nor the output."""
+    return parameter.ndim == 2 and name.startswith("blocks.")

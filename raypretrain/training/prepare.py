@@ -6,13 +6,15 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import numpy as np
 
 from raypretrain.corpus.documents import check_columns, sample_documents
 from raypretrain.corpus.listing import list_corpus as list_files
 from raypretrain.corpus.manifest import Footers, Manifest, build_manifest
-from raypretrain.errors import InputError, RunError
+from raypretrain.errors import InputError, RecipeError, RunError
+from raypretrain.models.shape import ModelShape
 from raypretrain.storage import write_atomic
 from raypretrain.tokens.infilling import check_infill
 from raypretrain.tokens.mixture import densities, is_weighted
@@ -213,3 +215,24 @@ def _refuse_too_small(windows: Windows, recipe: PretrainRecipe) -> None:
             where="corpus.sources",
             fix="give more text, or a smaller training.global_batch or sequences.length",
         )
+
+
+def check_weight_groups(recipe: PretrainRecipe, shape: ModelShape) -> None:
+    """See that every pattern of ``training.weight_groups`` fits a weight.
+
+    Raises:
+        RecipeError: one does not.
+    """
+    groups = recipe.training.weight_groups
+    if not groups:
+        return
+    from raypretrain.models.layout import expected_shapes
+
+    names = list(expected_shapes(shape))
+    for number, group in enumerate(groups):
+        if not any(fnmatchcase(name, group.parameters) for name in names):
+            raise RecipeError(
+                f"no weight's name fits '{group.parameters}'",
+                where=f"training.weight_groups.{number}.parameters",
+                fix=f"names are such as {', '.join(names[:3])}, {names[-1]}",
+            )

@@ -40,7 +40,7 @@ from raypretrain.training.elastic import Trainer, scaling
 from raypretrain.training.events import Events, read_events
 from raypretrain.training.goodput import account_of
 from raypretrain.training.job import Job
-from raypretrain.training.prepare import Prepared, objective_of, prepare
+from raypretrain.training.prepare import Prepared, check_weight_groups, objective_of, prepare
 from raypretrain.training.recipe import Length, PretrainRecipe, run_length
 from raypretrain.training.release import release
 from raypretrain.training.runfolder import RunFolder, fingerprint_of
@@ -129,6 +129,7 @@ def _carry_out(
     if recipe.model.base and not folder.base.is_file():
         folder.write_base(Path(recipe.model.base))
     shape = recipe.model.shape(prepared.windows.tokenizer.vocabulary, recipe.sequences.length)
+    check_weight_groups(recipe, shape)
     length = run_length(recipe, shape.parameters)
     check_writable(folder.path, need_bytes=shape.parameters * CHECKPOINT_BYTES_PER_PARAMETER * 2)
     prepared_at = time.time()

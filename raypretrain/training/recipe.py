@@ -17,6 +17,7 @@ from raypretrain.tokens.tokenizer_specials import INFILL, MASK
 from raypretrain.tokens.window import SequencesConfig
 from raypretrain.training.guard import GuardConfig
 from raypretrain.training.schedule import ScheduleConfig
+from raypretrain.training.settings import Checkpointing, WeightGroup
 
 
 class RunFolderConfig(Config):
@@ -97,10 +98,22 @@ class TrainingConfig(Config):
     global_batch: Count = Field(default=64, ge=1, description="sequences of a step, over all workers")
     learning_rate: float = Field(default=1e-3, gt=0)
     schedule: ScheduleConfig = ScheduleConfig()
+    optimizer: Literal["adamw", "muon"] = Field(default="adamw", description="of the layers' matrices")
     weight_decay: float = Field(default=0.1, ge=0, description="decoupled; on matrices only")
     betas: tuple[float, float] = (0.9, 0.95)
+    momentum: float = Field(default=0.95, ge=0, lt=1, description="of Muon")
     epsilon: float = Field(default=1e-8, gt=0)
     clip: float = Field(default=1.0, ge=0, description="largest norm of the gradient; 0 does not clip")
+    tuned_width: Count | None = Field(
+        default=None, gt=0, description="the width of the model that learning_rate was found with"
+    )
+    weight_groups: list[WeightGroup] = Field(
+        default=[], description="weights that are learned otherwise"
+    )
+    z_loss: float = Field(default=0.0, ge=0, description="weight of the squared log of the softmax's sum")
+    average: Count = Field(
+        default=1, ge=1, description="the released model is the mean of so many of the newest checkpoints"
+    )
     sequence_losses: bool = Field(default=False, description="record the loss of every sequence, for trace")
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -110,7 +123,22 @@ class TrainingConfig(Config):
     def _one_length(self) -> TrainingConfig:
         if self.tokens is not None and self.steps is not None:
             raise ValueError("give training.tokens or training.steps, not both")
+        if self.average > self.checkpoint.keep:
+            raise ValueError(
+                f"training.average: {self.average} checkpoints are more than the {self.checkpoint.keep} that "
+                "training.checkpoint.keep keeps; raise it"
+            )
         return self
+
+    def matrix_rate(self, width: int) -> float:
+        """The factor of the learning rate of the layers' matrices, in a model of this width.
+
+        So that a rate found with ``tuned_width`` is right for it: AdamW's steps have entries of one size, whose effect
+        grows with the width (Yang et al., Tensor Programs V, arXiv:2203.03466, table 3); Muon's, which are scaled to
+        the same size, have one that grows with its root.
+        """
+        ratio = self.tuned_width / width if self.tuned_width else 1.0
+        return ratio if self.optimizer == "adamw" else ratio**0.5
 
 
 class ComputeConfig(Config):
@@ -128,6 +156,12 @@ class ComputeConfig(Config):
     micro_batch: int | None = Field(
         default=None, ge=1, description="sequences of one forward pass of one worker"
     )
+    gradient_checkpointing: Checkpointing = Field(
+        default="none", description="activations that are computed again in the backward pass"
+    )
+    offload: Literal["none", "cpu"] = Field(
+        default="none", description="where the optimizer works and has its state"
+    )
     cpus_per_worker: float | None = Field(default=None, gt=0)
     stream_cpus: float | None = Field(
         default=None, gt=0, description="CPUs that reading and tokenizing may use"
@@ -144,6 +178,16 @@ class ComputeConfig(Config):
     straggler_factor: float = Field(
         default=1.5, gt=1, description="times the median's computing until a worker is reported as slow"
     )
+
+    @model_validator(mode="after")
+    def _zero_allows_it(self) -> ComputeConfig:
+        if self.gradient_checkpointing == "selective" and self.zero == 3:
+            raise ValueError(
+                "gradient_checkpointing: selective does not go with zero: 3; take full, or zero: 2"
+            )
+        if self.offload != "none" and self.zero == 0:
+            raise ValueError("offload needs zero: 1, 2 or 3")
+        return self
 
     @field_validator("workers", mode="before")
     @classmethod

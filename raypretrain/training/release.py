@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raypretrain import storage
 from raypretrain.errors import RunError
@@ -18,50 +20,81 @@ from raypretrain.training.metrics import read_log
 from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 WARM_UP_STEPS = 10
 """Steps that are left out of the figures: in the first ones the stream and the caches fill."""
 
 _LAST = "config.json"
 
 
-def export(folder: RunFolder, to: str | Path, say: Any = print) -> int:
-    """Write the weights of a run's newest checkpoint that verifies, and its tokenizer, to ``to``; returns its step.
+def export(
+    folder: RunFolder,
+    to: str | Path,
+    say: Callable[[str], None] = print,
+    at: int | None = None,
+    average: int | None = None,
+) -> list[int]:
+    """Write a run's weights and tokenizer to ``to``; returns the steps of the checkpoints that they are of.
 
     Args:
+        at: the step of the newest checkpoint; None takes the newest that verifies.
+        average: of so many checkpoints, the mean; None takes the recipe's ``training.average``.
         to: a folder, or the URL of one in a store. There ``config.json`` comes last: without it, nothing loads
             what was half written.
 
     Raises:
-        RunError: there is no such run, or no checkpoint.
+        RunError: there is no such run, or no such checkpoint.
         StorageError: ``to`` cannot be written to.
     """
     url = str(to).rstrip("/")
     if not storage.is_remote(url):
-        return _export(folder, Path(str(to).removeprefix("file://")), say)
+        return _export(folder, Path(str(to).removeprefix("file://")), say, at, average)
     storage.list_files(f"{url}/{_LAST}")  # wrong keys and names are told at once
     with tempfile.TemporaryDirectory(prefix="raypretrain-export-") as temporary:
-        step = _export(folder, Path(temporary), say)
+        steps = _export(folder, Path(temporary), say, at, average)
         storage.upload_folder(temporary, url, last=_LAST)
-    return step
+    return steps
 
 
-def _export(folder: RunFolder, to: Path, say: Any) -> int:
-    from raypretrain.training.engine import consolidated_state
-
+def _export(
+    folder: RunFolder, to: Path, say: Callable[[str], None], at: int | None, average: int | None
+) -> list[int]:
     recipe = folder.read_recipe()
-    newest = checkpoint.newest_verified(folder.checkpoints, say)
-    if newest is None:
+    wanted = average or recipe.training.average
+    chosen = list(islice(checkpoint.verified(folder.checkpoints, say, at), wanted))
+    if not chosen:
         raise RunError("has no checkpoint yet", where=str(folder.path), fix="train until the first one")
-    standing = checkpoint.read_standing(newest)
+    if len(chosen) < wanted:
+        say(f"note: the weights are the mean of {len(chosen)} checkpoints, because there are no more")
+    steps = [checkpoint.step_of(one) for one in chosen]
     tokenizer = Tokenizer.load(folder.tokenizer)
     shape = recipe.model.shape(tokenizer.vocabulary, recipe.sequences.length)
-    state = consolidated_state(newest, standing.zero)
+    state = mean_weights(chosen)
     storage.check_writable(to)
     to.mkdir(parents=True, exist_ok=True)
     save_language_model(state, shape, to, bos=tokenizer.bos, eos=tokenizer.eos, pad=tokenizer.pad)
     save_huggingface_tokenizer(tokenizer, to)
-    write_card(folder, recipe, tokenizer, shape, to)
-    return standing.step
+    write_card(folder, recipe, tokenizer, shape, steps, to)
+    return steps
+
+
+def mean_weights(checkpoints: list[Path]) -> dict[str, Tensor]:
+    """The mean of the weights of some checkpoints, in fp32 on the CPU.
+
+    Averaging the last ones of a run stands for a longer decay (Izmailov et al., arXiv:1803.05407; Kaddour,
+    arXiv:2209.14981).
+    """
+    from raypretrain.training.engine import consolidated_state
+
+    mean: dict[str, Tensor] = {}
+    for number, folder in enumerate(checkpoints, start=1):
+        state = consolidated_state(folder, checkpoint.read_standing(folder).zero)
+        mean = (
+            {name: mean[name].lerp_(weight, 1 / number) for name, weight in state.items()} if mean else state
+        )
+    return mean
 
 
 def release(folder: RunFolder, recipe: PretrainRecipe, tokenizer: Tokenizer) -> dict[str, Any]:

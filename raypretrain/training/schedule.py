@@ -11,9 +11,9 @@ from raypretrain.config import Config
 
 
 class ScheduleConfig(Config):
-    """Warm-up, then cosine, warm-up-stable-decay (WSD) or constant."""
+    """Warm-up, then cosine, linear, warm-up-stable-decay (WSD) or constant."""
 
-    kind: Literal["cosine", "wsd", "constant"] = "cosine"
+    kind: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
     warmup: float = Field(default=0.02, ge=0, lt=1, description="share of the steps that warm up linearly")
     decay: float = Field(default=0.2, gt=0, le=1, description="share of the steps that decay, for wsd")
     final: float = Field(default=0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
@@ -29,9 +29,11 @@ def learning_rate(step: int, steps: int, peak: float, schedule: ScheduleConfig) 
     if step <= warmup:
         return peak * step / warmup
     floor = peak * schedule.final
+    progress = (step - warmup) / max(1, steps - warmup)
     if schedule.kind == "cosine":
-        progress = (step - warmup) / max(1, steps - warmup)
         return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    if schedule.kind == "linear":
+        return floor + (peak - floor) * (1 - progress)
     if schedule.kind == "wsd":
         decay = max(1, round(schedule.decay * steps))
         left = min(1.0, (steps - step) / decay)

@@ -122,3 +122,23 @@ def test_in_bf16_a_biass_gradient_is_summed_in_fp32():
     F.cross_entropy(F.linear(*exact, truth_bias), targets, ignore_index=IGNORED).backward()
     assert bias.grad.dtype == torch.bfloat16
     assert (bias.grad.double() - truth_bias.grad).norm() < 2**-8 * truth_bias.grad.norm()
+
+
+@pytest.mark.parametrize("chunk", [4, 100])
+def test_z_loss_is_in_the_gradients_and_not_in_the_loss(chunk):
+    hidden, weight, targets = _inputs(33, 8, 50, torch.float64)
+    bias = torch.randn(50, dtype=torch.float64, requires_grad=True)
+    ours = linear_cross_entropy(hidden, weight, targets, chunk, bias=bias, z_loss=0.05)
+    logits = F.linear(hidden, weight, bias)
+    plain = F.cross_entropy(logits, targets, ignore_index=IGNORED)
+    torch.testing.assert_close(ours, plain)
+    whole = plain + 0.05 * logits[targets != IGNORED].logsumexp(dim=-1).square().mean()
+    for mine, wanted, without in zip(
+        *(
+            torch.autograd.grad(loss, (hidden, weight, bias), retain_graph=True)
+            for loss in (ours, whole, plain)
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-13)
+        assert (wanted - without).abs().max() > 1e-3

@@ -69,7 +69,7 @@ def test_a_run_goes_on_with_what_a_model_has_learned_and_measures_each_source(
     assert last["sources"]["code"]["loss"] < first["sources"]["code"]["loss"]
     # What is asked of the run later needs its base no more.
     shutil.rmtree(base)
-    assert export(RunFolder(folder), tmp_path / "exported") == 20
+    assert export(RunFolder(folder), tmp_path / "exported") == [20]
     assert load_base(tmp_path / "exported")[0] == load_base(folder / "model")[0]
 
 

@@ -81,7 +81,7 @@ def card_of(run: RunFolder, made: PretrainRecipe) -> str:
     tokenizer = tokenizer_of("bpe")
     to = run.path / "model"
     to.mkdir()
-    write_card(run, made, tokenizer, made.model.shape(tokenizer.vocabulary, made.sequences.length), to)
+    write_card(run, made, tokenizer, made.model.shape(tokenizer.vocabulary, made.sequences.length), [3], to)
     return (to / "README.md").read_text(encoding="utf-8")
 
 

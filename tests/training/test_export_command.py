@@ -72,7 +72,7 @@ def test_the_newest_checkpoint_that_holds_is_exported_and_the_damaged_one_report
     to = tmp_path / "model"
     status, out, error = export(monkeypatch, capsys, run.path, "--to", to, "--json")
     assert status == 0
-    assert json.loads(out) == {"model": str(to), "step": 10}
+    assert json.loads(out) == {"model": str(to), "step": 10, "averaged": [10]}
     assert error == f"checkpoint step-00000020 is not used: {STATES} is damaged (its SHA-256 differs)\n"
 
     ids = torch.tensor([Tokenizer.load(run.tokenizer).encode("This film was surprisingly good.")])
@@ -96,7 +96,7 @@ def test_a_model_exported_to_a_bucket_loads_after_it_was_fetched(
     use_keys(monkeypatch, s3)
     model, to = save(run, 10), f"s3://{s3.bucket}/models/first"
     status, out, _ = export(monkeypatch, capsys, run.path, "--to", to, "--json")
-    assert (status, json.loads(out)) == (0, {"model": to, "step": 10})
+    assert (status, json.loads(out)) == (0, {"model": to, "step": 10, "averaged": [10]})
     fetched = tmp_path / "fetched"
     for info in storage.list_files(to):
         with storage.open_read(info.url) as file:
@@ -119,6 +119,40 @@ def test_an_export_to_a_bucket_that_refuses_says_so_in_one_line(
     assert error.startswith(f"raypretrain: s3://{s3.bucket}/models/second/")
     assert "the secret key is wrong; check AWS_ACCESS_KEY_ID" in error
     assert error.count("\n") == 1
+
+
+def test_the_mean_of_the_newest_checkpoints_that_hold_is_exported_and_the_card_says_so(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [save(run, step) for step in (10, 20, 30, 40)]
+    (checkpoint_folder(run.checkpoints, 30) / STATES).write_bytes(b"damaged")
+    to = tmp_path / "model"
+    status, out, error = export(monkeypatch, capsys, run.path, "--to", to, "--average", 3)
+    assert (status, out) == (0, f"{to}: the weights after steps 40, 20, 10, averaged\n")
+    assert error.startswith("checkpoint step-00000030 is not used: ")
+    saved = load_file(to / "model.safetensors")["model.embed_tokens.weight"]
+    wanted = torch.stack([models[i].embedding.weight.detach() for i in (0, 1, 3)]).mean(0)
+    torch.testing.assert_close(saved, wanted)
+    assert "the mean of those after steps 10, 20, 40;" in (to / "README.md").read_text()
+    status, out, error = export(monkeypatch, capsys, run.path, "--to", tmp_path / "all", "--average", 9)
+    assert status == 0
+    assert "note: the weights are the mean of 3 checkpoints, because there are no more" in error
+
+
+def test_the_checkpoint_of_a_step_is_exported_or_those_that_there_are_are_named(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = {step: save(run, step) for step in (10, 20, 1030)}
+    status, out, _ = export(monkeypatch, capsys, run.path, "--to", tmp_path / "model", "--at", 20)
+    assert (status, out) == (0, f"{tmp_path}/model: the weights after step 20\n")
+    saved = load_file(tmp_path / "model" / "model.safetensors")["model.embed_tokens.weight"]
+    torch.testing.assert_close(saved, models[20].embedding.weight.detach())
+    status, out, error = export(monkeypatch, capsys, run.path, "--to", tmp_path / "other", "--at", 25)
+    assert (status, out) == (2, "")
+    assert error == (
+        f"raypretrain: {run.checkpoints}: the checkpoint of step 25 cannot be used (there is none); there are those of "
+        "steps 10, 20, 1,030\n"
+    )
 
 
 def test_a_run_without_a_checkpoint_says_so(

@@ -38,12 +38,19 @@ def test_wsd_is_stable_and_then_falls_in_a_straight_line() -> None:
     assert found[-1] == pytest.approx(0.1 * PEAK)
 
 
+def test_linear_falls_in_a_straight_line_from_the_warm_up_to_the_last_step() -> None:
+    found = rates(kind="linear", warmup=0.1, final=0.2)
+    assert found[9] == pytest.approx(PEAK)
+    assert [a - b for a, b in pairwise(found[9:])] == pytest.approx([0.8 * PEAK / 90] * 90)
+    assert found[-1] == pytest.approx(0.2 * PEAK)
+
+
 def test_constant_stays_at_the_peak() -> None:
     assert rates(kind="constant", warmup=0) == [PEAK] * 100
     assert rates(kind="constant", warmup=0.5)[49:] == [PEAK] * 51
 
 
-@pytest.mark.parametrize("kind", ["cosine", "wsd", "constant"])
+@pytest.mark.parametrize("kind", ["cosine", "linear", "wsd", "constant"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 1000])
 def test_no_length_gives_a_rate_outside_of_zero_to_peak(kind: str, steps: int) -> None:
     for settings in ({}, {"warmup": 0.0}, {"warmup": 0.9, "decay": 1.0, "final": 0.0}):
@@ -57,7 +64,7 @@ def test_the_default_is_cosine_to_a_tenth() -> None:
     assert rates()[1] == pytest.approx(PEAK)
 
 
-@pytest.mark.parametrize("wrong", [{"warmup": 1.0}, {"decay": 0}, {"final": 1.5}, {"kind": "linear"}])
+@pytest.mark.parametrize("wrong", [{"warmup": 1.0}, {"decay": 0}, {"final": 1.5}, {"kind": "square"}])
 def test_a_schedule_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ScheduleConfig(**wrong)

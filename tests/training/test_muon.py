@@ -1,0 +1,238 @@
+"""Muon: its update against torch's own, in every ZeRO stage on two real workers, resumed and resized."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from process_group import leave, start_workers
+from targets import causal_targets
+
+from raypretrain.models.config import ModelConfig, ModelShape
+from raypretrain.models.llama import Llama
+from raypretrain.training.microbatch import MicroBatch
+from raypretrain.training.muon import Muon, orthogonal
+from raypretrain.training.optimizer import is_inner_matrix, parameter_groups
+from raypretrain.training.resize import needs_conversion, scratch_folder, start_conversion
+
+BATCH, MICRO_BATCH, LENGTH, STEPS = 12, 3, 32, 4
+STAGES = [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 0), ("bf16", 1)]
+PHASES = (2, 1, 2)  # workers of each phase; every one but the first takes up what the one before saved
+RATE, DECAY, BETAS, MOMENTUM = 1e-2, 0.1, (0.9, 0.95), 0.9
+
+
+def shape() -> ModelShape:
+    return ModelConfig(preset="llama-1m", width=32, layers=2, heads=2, feed_forward=64).shape(128, LENGTH)
+
+
+def model() -> Llama:
+    made = Llama(shape())
+    made.init_weights(0)
+    return made
+
+
+def batch(step: int) -> torch.Tensor:
+    """Step ``step``'s ids, [batch, length]: half of them can be learned."""
+    ids = torch.randint(0, 128, (BATCH, LENGTH), generator=torch.Generator().manual_seed(step))
+    ids[..., ::2] = 7
+    return ids
+
+
+# ------------------------------------------------------------------------------------- what each worker does
+
+
+def work(folder: Path, phase: int) -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    found = {f"{precision}-{zero}": stage(folder, phase, precision, zero) for precision, zero in STAGES}
+    if dist.get_rank() == 0:
+        (folder / f"{phase}.json").write_text(json.dumps(found), encoding="utf-8")
+    leave()
+
+
+def stage(folder: Path, phase: int, precision: str, zero: int) -> list[float]:
+    """The losses of this phase's steps; the first phase goes on through all of them, as the one to compare with."""
+    import torch.distributed as dist
+
+    place = folder / f"{precision}-{zero}"
+    universal = phase > 0 and needs_conversion(PHASES[phase - 1], PHASES[phase], zero)
+    engine = make_engine(precision, zero, dist.get_world_size(), universal)
+    if phase:
+        before = place / f"phase-{phase - 1}"
+        engine.load(scratch_folder(before) if universal else before)
+    losses = steps(engine, phase * STEPS)
+    engine.save(place / f"phase-{phase}")
+    return losses if phase else losses + steps(engine, STEPS) + steps(engine, 2 * STEPS)
+
+
+def steps(engine: Any, first: int) -> list[float]:
+    import torch.distributed as dist
+
+    world = dist.get_world_size()
+    share = BATCH // world
+    found = []
+    for step in range(first, first + STEPS):
+        rows = batch(step)[dist.get_rank() * share :][:share].split(MICRO_BATCH)
+        loss = engine.accumulate(MicroBatch(ids, causal_targets(ids)) for ids in rows)
+        dist.all_reduce(loss)
+        found.append(loss.item() / world)
+        engine.step(RATE * (1 - 0.05 * step))
+    return found
+
+
+def make_engine(precision: str, zero: int, workers: int, universal: bool) -> Any:
+    from raypretrain.training.engine import Engine, EngineSettings
+
+    settings = EngineSettings(
+        zero=zero,
+        precision=precision,
+        micro_batch=MICRO_BATCH,
+        accumulation=BATCH // workers // MICRO_BATCH,
+        workers=workers,
+        learning_rate=RATE,
+        weight_decay=DECAY,
+        betas=BETAS,
+        epsilon=1e-8,
+        clip=0.5,
+        universal=universal,
+        optimizer="muon",
+        momentum=MOMENTUM,
+    )
+    return Engine(model(), settings, torch.device("cpu"))
+
+
+# ------------------------------------------------------------------------------------------------- the tests
+
+
+@pytest.fixture(scope="module")
+def losses(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[float]]]:
+    """By phase and stage."""
+    folder = tmp_path_factory.mktemp("engine")
+    for phase in range(len(PHASES)):
+        if phase:
+            converted = [
+                start_conversion(folder / f"{precision}-{zero}" / f"phase-{phase - 1}")
+                for precision, zero in STAGES
+                if needs_conversion(PHASES[phase - 1], PHASES[phase], zero)
+            ]
+            for conversion in converted:
+                conversion.finish()
+        start_workers(__file__, folder, PHASES[phase], str(phase))
+    return [json.loads((folder / f"{phase}.json").read_text()) for phase in range(len(PHASES))]
+
+
+@pytest.fixture(scope="module")
+def reference() -> list[float]:
+    """The losses of the same training by torch's own Muon and AdamW, in one process."""
+    trained = model()
+    named = list(trained.named_parameters())
+    inner = [p for name, p in named if is_inner_matrix(name, p)]
+    others = [p for name, p in named if not is_inner_matrix(name, p)]
+    groups = [
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": DECAY},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizers = [
+        torch.optim.Muon(
+            inner, lr=RATE, weight_decay=DECAY, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(groups, lr=RATE, betas=BETAS),
+    ]
+    found = []
+    for step in range(3 * STEPS):
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = RATE * (1 - 0.05 * step)
+            optimizer.zero_grad()
+        ids = batch(step)
+        loss = trained(ids, causal_targets(ids))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.parameters(), 0.5)
+        for optimizer in optimizers:
+            optimizer.step()
+        found.append(loss.item())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", range(4))
+def test_every_stage_learns_what_torchs_own_muon_learns(
+    losses: list[dict[str, list[float]]], reference: list[float], zero: int
+) -> None:
+    # The iterations are in bf16: what two workers sum in another order is rounded otherwise.
+    assert losses[0][f"fp32-{zero}"] == pytest.approx(reference, rel=1e-3)
+    assert reference[-1] < reference[0] - 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "zero"), STAGES)
+@pytest.mark.parametrize("phase", range(1, len(PHASES)))
+def test_a_resized_run_goes_on_as_one_that_was_not_resized(
+    losses: list[dict[str, list[float]]], phase: int, precision: str, zero: int
+) -> None:
+    stage = f"{precision}-{zero}"
+    undisturbed = losses[0][stage][phase * STEPS :][:STEPS]
+    assert losses[phase][stage] == pytest.approx(undisturbed, rel=1e-3 if precision == "fp32" else 5e-3)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("size", [(24, 24), (16, 48), (48, 16)])
+def test_an_orthogonal_update_has_the_gradients_directions_and_singular_values_of_about_one(
+    size: tuple[int, int],
+) -> None:
+    matrix = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    made = orthogonal(matrix).float()
+    values = torch.linalg.svdvals(made)
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    turned = left.T @ made @ right.T
+    assert (turned - turned.diagonal().diag_embed()).abs().max() < 0.1
+
+
+@pytest.mark.unit
+def test_the_embedding_and_the_norms_are_learned_by_adamw() -> None:
+    trained = model()
+    groups = parameter_groups(trained, DECAY, muon=True)
+    inner = {id(p) for group in groups if group["muon"] for p in group["params"]}
+    assert inner == {
+        id(p) for name, p in trained.named_parameters() if name.startswith("blocks.") and p.ndim == 2
+    }
+    before = {name: p.detach().clone() for name, p in trained.named_parameters()}
+    optimizer = Muon(groups, MOMENTUM, lr=RATE, betas=BETAS, eps=1e-8, fused=True)
+    alone = torch.optim.AdamW([trained.embedding.weight], lr=RATE, betas=BETAS, weight_decay=DECAY)
+    trained(batch(0), causal_targets(batch(0))).backward()
+    optimizer.step()
+    by_muon = trained.embedding.weight.detach().clone()
+    with torch.no_grad():
+        trained.embedding.weight.copy_(before["embedding.weight"])
+    alone.step()
+    torch.testing.assert_close(trained.embedding.weight, by_muon)
+    query = trained.blocks[0].attention.query.weight.detach() - before["blocks.0.attention.query.weight"]
+    # As large as AdamW's steps: 0.2 · rate · sqrt(32) / sqrt(32), and the decay beside it.
+    assert 0.12 * RATE < float(query.square().mean().sqrt()) < 0.28 * RATE
+
+
+@pytest.mark.unit
+def test_a_vetoed_step_moves_nothing_and_leaves_no_momentum() -> None:
+    trained = model()
+    optimizer = Muon(
+        parameter_groups(trained, DECAY, muon=True), MOMENTUM, lr=RATE, betas=BETAS, eps=1e-8, fused=True
+    )
+    before = [p.detach().clone() for p in trained.parameters()]
+    trained(batch(0), causal_targets(batch(0))).backward()
+    optimizer.vetoed = lambda: True
+    optimizer.step()
+    for old, new in zip(before, trained.parameters(), strict=True):
+        assert torch.equal(old, new)
+        assert not optimizer.state[new]["exp_avg"].any()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    work(Path(sys.argv[2]), int(sys.argv[3]))
