@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raypretrain.models.attention import bidirectional_attention, places_of, rotate
+from raypretrain.models.attention import bidirectional_attention
 from raypretrain.models.bert_config import BertShape
 from raypretrain.models.initial import draw_weights
 from raypretrain.models.linear import Linear
 from raypretrain.models.masked import MaskedLanguageModel, PredictionHead
+from raypretrain.models.rotary import places_of, rotate
 from raypretrain.models.shape import ModelShape
 
 

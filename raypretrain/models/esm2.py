@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from raypretrain.models.attention import Rotary
 from raypretrain.models.bert import BiasedAttention, BiasedFeedForward
 from raypretrain.models.esm2_config import Esm2Shape
 from raypretrain.models.initial import draw_weights
 from raypretrain.models.linear import Linear
 from raypretrain.models.masked import MaskedLanguageModel, PredictionHead
+from raypretrain.models.rotary import Rotary
 from raypretrain.models.shape import ModelShape
 
 _MASKED_IN_TRAINING = 0.15 * 0.8

@@ -9,11 +9,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raypretrain.models.attention import Cache, causal_attention, places_of
+from raypretrain.models.attention import Cache, causal_attention
 from raypretrain.models.gpt2_config import Gpt2Shape
 from raypretrain.models.initial import draw_weights
 from raypretrain.models.linear import Linear, linear
 from raypretrain.models.loss import linear_cross_entropy
+from raypretrain.models.rotary import places_of
 from raypretrain.models.shape import ModelShape
 
 

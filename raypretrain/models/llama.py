@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raypretrain.models.attention import Attention, Cache, Rotary
+from raypretrain.models.attention import Attention, Cache
 from raypretrain.models.initial import draw_weights
 from raypretrain.models.linear import Linear, linear
 from raypretrain.models.llama_config import LlamaShape
 from raypretrain.models.loss import linear_cross_entropy
+from raypretrain.models.rotary import Rotary
 from raypretrain.models.shape import ModelShape
 
 

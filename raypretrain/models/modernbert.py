@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raypretrain.models.attention import Rotary, bidirectional_attention, rotate
+from raypretrain.models.attention import bidirectional_attention
 from raypretrain.models.initial import draw_weights
 from raypretrain.models.linear import Linear
 from raypretrain.models.masked import MaskedLanguageModel, PredictionHead
 from raypretrain.models.modernbert_config import ModernBertShape
+from raypretrain.models.rotary import Rotary, rotate
 from raypretrain.models.shape import ModelShape
 
 CUTOFF = 2.0

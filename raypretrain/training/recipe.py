@@ -107,9 +107,7 @@ class TrainingConfig(Config):
     tuned_width: Count | None = Field(
         default=None, gt=0, description="the width of the model that learning_rate was found with"
     )
-    weight_groups: list[WeightGroup] = Field(
-        default=[], description="weights that are learned otherwise"
-    )
+    weight_groups: list[WeightGroup] = Field(default=[], description="weights that are learned otherwise")
     z_loss: float = Field(default=0.0, ge=0, description="weight of the squared log of the softmax's sum")
     average: Count = Field(
         default=1, ge=1, description="the released model is the mean of so many of the newest checkpoints"

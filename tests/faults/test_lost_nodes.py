@@ -83,7 +83,9 @@ def test_with_a_fixed_number_the_run_waits_for_a_node_and_is_exact(
         waiting = last_step(folder)
         time.sleep(8)
         assert process.poll() is None
-        assert last_step(folder) == waiting
+        assert (
+            last_step(folder) <= waiting
+        )  # a group that waits has let go of what is later than its checkpoint
         begun = time.monotonic()
         add(cluster)
         wait_until(lambda: last_step(folder) > waiting, 120, process)

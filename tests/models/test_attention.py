@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from raypretrain.models import attention
-from raypretrain.models.attention import Cache, Rotary, bidirectional_attention, causal_attention, rotate
+from raypretrain.models import blockwise
+from raypretrain.models.attention import Cache, bidirectional_attention, causal_attention
+from raypretrain.models.rotary import Rotary, rotate
 
 
 def _inputs(length: int, heads: int, key_value_heads: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -24,10 +25,10 @@ def _reference(query, key, value):
 @pytest.mark.parametrize("length", [2, 3, 15, 16, 17, 48, 50])
 @pytest.mark.parametrize(("heads", "key_value_heads"), [(4, 4), (4, 2), (6, 1)])
 def test_blockwise_attention_and_its_gradients_are_torchs(length, heads, key_value_heads, monkeypatch):
-    monkeypatch.setattr(attention, "BLOCK", 16)
+    monkeypatch.setattr(blockwise, "BLOCK", 16)
     inputs = _inputs(length, heads, key_value_heads, torch.float64)
     ours, theirs = causal_attention(*inputs), _reference(*inputs)
-    assert type(ours.grad_fn).__name__ == "_BlockwiseAttentionBackward"
+    assert type(ours.grad_fn).__name__ == "BlockwiseAttentionBackward"
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=ours.dtype)
     gradients = [torch.autograd.grad(out, inputs, upstream) for out in (ours, theirs)]
@@ -46,11 +47,11 @@ def _seen_within(query, key, value, reach):
 @pytest.mark.parametrize("length", [1, 2, 6, 16, 17, 41, 42, 50, 64])
 @pytest.mark.parametrize("longest", [0, 1024])
 def test_attention_within_reach_and_its_gradients_are_torchs(length, reach, longest, monkeypatch):
-    monkeypatch.setattr(attention, "BLOCK", 16)
-    monkeypatch.setattr(attention, "LONGEST_BLOCKWISE", longest)
+    monkeypatch.setattr(blockwise, "BLOCK", 16)
+    monkeypatch.setattr(blockwise, "LONGEST_BLOCKWISE", longest)
     inputs = _inputs(length, 2, 2, torch.float64)
     ours, theirs = bidirectional_attention(*inputs, reach), _seen_within(*inputs, reach)
-    by_blocks = type(ours.grad_fn).__name__ == "_BlockwiseAttentionBackward"
+    by_blocks = type(ours.grad_fn).__name__ == "BlockwiseAttentionBackward"
     assert by_blocks == (longest > 0 and length > reach + 1)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=ours.dtype)
@@ -65,12 +66,12 @@ def test_attention_without_a_limit_sees_all():
 
 
 def test_a_window_is_taken_by_blocks_however_long_the_sequence_is(monkeypatch):
-    monkeypatch.setattr(attention, "BLOCK", 16)
-    monkeypatch.setattr(attention, "LONGEST_BLOCKWISE", 32)
+    monkeypatch.setattr(blockwise, "BLOCK", 16)
+    monkeypatch.setattr(blockwise, "LONGEST_BLOCKWISE", 32)
     inputs = _inputs(100, 2, 2, torch.float32)
     for reach, blocks in ((8, True), (9, False)):  # a block of queries spans 32 keys, or 34
         found = type(bidirectional_attention(*inputs, reach).grad_fn).__name__
-        assert (found == "_BlockwiseAttentionBackward") == blocks
+        assert (found == "BlockwiseAttentionBackward") == blocks
 
 
 def test_in_bf16_blockwise_attention_errs_by_few_roundings():
@@ -86,7 +87,7 @@ def test_in_bf16_blockwise_attention_errs_by_few_roundings():
 
 
 def test_beyond_the_longest_blockwise_length_torchs_kernel_is_used(monkeypatch):
-    monkeypatch.setattr(attention, "LONGEST_BLOCKWISE", 16)
+    monkeypatch.setattr(blockwise, "LONGEST_BLOCKWISE", 16)
     inputs = _inputs(17, 4, 2, torch.float32)
     output = causal_attention(*inputs)
     assert "BlockwiseAttention" not in type(output.grad_fn).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -38,11 +39,33 @@ def shape(request) -> ModelShape:
     return SHAPES[request.param]
 
 
-@pytest.fixture(params=["by blocks", "by torch"])
+def flash(query, key, value, begins, key_begins, longest, longest_key, *, window_size, enable_gqa):
+    """What torch's ``varlen_attn``, which needs a GPU, says that it computes."""
+    assert begins is key_begins
+    assert begins.dtype == torch.int32
+    lengths = begins.diff()
+    assert lengths.min() >= 1
+    assert max(longest, longest_key) >= lengths.max()
+    assert enable_gqa == (query.shape[1] != key.shape[1])
+    before, after = (side if side >= 0 else longest for side in window_size)
+    outputs = []
+    for begin, end in itertools.pairwise(begins.tolist()):
+        q, k, v = (x[begin:end].transpose(0, 1) for x in (query, key, value))
+        k, v = (x.repeat_interleave(len(q) // len(k), dim=0) for x in (k, v))
+        seen = torch.ones(end - begin, end - begin, dtype=torch.bool).tril(after).triu(-before)
+        scores = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).masked_fill(~seen, -torch.inf)
+        outputs.append((scores.softmax(-1) @ v).transpose(0, 1))
+    return torch.cat(outputs)
+
+
+@pytest.fixture(params=["by blocks", "by torch", "by documents"])
 def way(request, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to compute attention, whatever the lengths."""
-    if request.param == "by torch":
-        monkeypatch.setattr(attention, "_by_blocks", lambda *_: False)
+    """All ways to compute attention, whatever the lengths and the device."""
+    if request.param != "by blocks":
+        monkeypatch.setattr(attention, "by_blocks", lambda *_: False)
+    if request.param == "by documents":
+        monkeypatch.setattr(attention, "_has_flash", lambda *_: True)
+        monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", flash)
     return request.param
 
 
