@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from processes import cpu_between, uses
 from report import Row, figure, parser, report, say_load, show
 
 from raypretrain.tokens import dealer as dealer_module
+from raypretrain.tokens.batching import BatchSizes
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealer import Dealer, Supply, Turn, steps_of_a_deal
 from raypretrain.tokens.dealing import Batches, Part
@@ -57,7 +58,7 @@ class FromMemory(Dealer):
 
         dealer_module.stream_parts = endless
         super().__init__()
-        self.begin(Turn(1, Cursor(), workers, Supply([None], batch, OBJECTIVE, 1.0, 1)))  # type: ignore[list-item]
+        self.begin(Turn(1, Cursor(), workers, Supply([None], BatchSizes.all_alike(batch), OBJECTIVE, 1.0, 1)))  # type: ignore[list-item]
 
     def cpu(self) -> float:
         """Seconds of CPU that this process has used."""
@@ -109,7 +110,7 @@ def seconds_of_a_token(batch: int, length: int, steps: int) -> float:
     made = part(max(1, WINDOW // 4 // length), length)
     dealer = Dealer.__new__(Dealer)
     dealer._objective = OBJECTIVE
-    batches = Batches((Part(w, 0, made.sequences) for w in count()), Cursor(), batch)
+    batches = Batches((Part(w, 0, made.sequences) for w in count()), Cursor(), repeat(batch))
     begun = time.process_time()
     for whole in islice(batches, steps):
         dealer._whole(whole)

@@ -28,6 +28,7 @@ from stream import trained, windows_of
 from text import write_corpus
 
 from raypretrain.demo.reviews import read_reviews
+from raypretrain.tokens.batching import BatchSizes
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealer import DealtSteps, Supply, Turn, start_dealer, steps_of_a_deal
 from raypretrain.tokens.objectives import Causal
@@ -66,7 +67,9 @@ def watch(windows: Windows, seconds: float, every: float) -> tuple[list[dict[str
     """Samples of bytes by role, with ``seconds`` since the start; and tokens per second."""
     objective = Causal(windows.tokenizer.bos)
     dealer = start_dealer(2.0)
-    supply = Supply([ray.put(windows)], BATCH, objective, cpus=2.0, window_bytes=4 << 20)
+    supply = Supply(
+        [ray.put(windows)], BatchSizes.all_alike(BATCH), objective, cpus=2.0, window_bytes=4 << 20
+    )
     ranks = [ray.remote(Rank).options(num_cpus=0).remote([dealer], supply, r) for r in range(RANKS)]
     samples, tokens, begun = [], 0, time.perf_counter()
     while time.perf_counter() - begun < seconds:

@@ -17,6 +17,7 @@ from report import Row, parser, report, say_load, show
 from stream import LENGTH, WINDOW, trained, windows_of
 from text import write_corpus
 
+from raypretrain.tokens.batching import BatchSizes
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealer import DealtSteps, Supply, Turn, start_dealer
 from raypretrain.tokens.objectives import Causal
@@ -42,7 +43,9 @@ def resume(windows: Windows, cursor: Cursor) -> tuple[float, float]:
         next(windows.windows_from(cursor.window))
         planned = time.perf_counter() - begun
         objective = Causal(windows.tokenizer.bos)
-        supply = Supply([ray.put(windows)], BATCH, objective, cpus=1.0, window_bytes=WINDOW)
+        supply = Supply(
+            [ray.put(windows)], BatchSizes.all_alike(BATCH), objective, cpus=1.0, window_bytes=WINDOW
+        )
         first = next(iter(DealtSteps(start_dealer(1.0), Turn(1, cursor, 1, supply), 0, 10**9, 1)))
         assert first.sequences.tokens.shape == (BATCH, LENGTH)
         return planned, time.perf_counter() - begun

@@ -69,6 +69,7 @@ def read_ours(corpus: str, model: str, seconds: float, begun: float) -> dict[str
     import ray
     from stream import windows_of
 
+    from raypretrain.tokens.batching import BatchSizes
     from raypretrain.tokens.cursor import Cursor
     from raypretrain.tokens.dealer import DealtSteps, Supply, Turn, start_dealer, steps_of_a_deal
     from raypretrain.tokens.objectives import Causal
@@ -79,7 +80,7 @@ def read_ours(corpus: str, model: str, seconds: float, begun: float) -> dict[str
     windows = windows_of(corpus, tokenizer, WINDOW, LENGTH)
     connect(None, cpus=2)
     objective = Causal(tokenizer.bos)
-    supply = Supply([ray.put(windows)], BATCH, objective, cpus=2.0, window_bytes=WINDOW)
+    supply = Supply([ray.put(windows)], BatchSizes.all_alike(BATCH), objective, cpus=2.0, window_bytes=WINDOW)
     steps = iter(
         DealtSteps(start_dealer(2.0), Turn(1, Cursor(), 1, supply), 0, 10**9, steps_of_a_deal(BATCH, LENGTH))
     )

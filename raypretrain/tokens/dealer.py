@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypretrain.corpus.documents import BadRecord
 from raypretrain.errors import InputError, user_error
+from raypretrain.tokens.batching import BatchSizes
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealing import Batch, Batches, Part
 from raypretrain.tokens.objectives import Objective
@@ -37,7 +38,7 @@ class StepRows:
     """A worker's rows of a step, and what it must know of the whole batch.
 
     Args:
-        sequences: this worker's ``global_batch / workers`` rows.
+        sequences: this worker's equal part of the batch's rows.
         places: int64 [rows, 3], each one's window, part and index.
         batch: the step's batch without its sequences.
         sources: tokens of the batch from each source, int64 [sources].
@@ -59,13 +60,13 @@ class Supply:
 
     Args:
         windows: the run's windows, in the object store; in a list, or Ray would hand over the object itself.
-        global_batch: sequences of a step.
+        batches: sequences of each step.
         objective: what is learned of the sequences.
         cpus, window_bytes: as of :func:`stream_parts`.
     """
 
     windows: list[ray.ObjectRef[WindowSource]]
-    global_batch: int
+    batches: BatchSizes
     objective: Objective
     cpus: float
     window_bytes: int
@@ -83,12 +84,14 @@ class Turn:
         group: its number, larger than those of all groups before it.
         cursor: the first sequence.
         workers: how many take from each step.
+        step: the last one before it.
     """
 
     group: int
     cursor: Cursor
     workers: int
     supply: Supply
+    step: int = 0
 
 
 class Dealer:
@@ -110,9 +113,8 @@ class Dealer:
         if isinstance(self._parts, Generator):
             self._parts.close()  # ends its tasks, and gives back the CPUs that Ray Data has for them
         self._group, self._workers, self._objective = turn.group, turn.workers, turn.supply.objective
-        self._share = turn.supply.global_batch // turn.workers
         self._parts = turn.supply.parts(turn.cursor)
-        self._batches = Batches(self._parts, turn.cursor, turn.supply.global_batch)
+        self._batches = Batches(self._parts, turn.cursor, turn.supply.batches.after(turn.step))
         self._steps: dict[int, StepRows] = {}
         self._taken: dict[int, int] = {}
         self._next_step = 0
@@ -130,10 +132,11 @@ class Dealer:
         if group != self._group:
             raise RuntimeError(f"group {group} of workers asks for its rows in the turn of {self._group}")
         self._read_up_to(first + steps)
-        rows = slice(rank * self._share, (rank + 1) * self._share)
         deal = []
         for s in range(first, first + steps):
             whole = self._steps[s]
+            share = len(whole.sequences) // self._workers
+            rows = slice(rank * share, (rank + 1) * share)
             deal.append(replace(whole, sequences=whole.sequences[rows], places=whole.places[rows]))
             self._taken[s] = self._taken.get(s, 0) + 1
             if self._taken[s] == self._workers:

@@ -37,8 +37,8 @@ class Batch:
     """The global batch of a step.
 
     Args:
-        sequences: ``global_batch`` of them.
-        places: int64 [global_batch, 3], each one's window, part and index.
+        sequences: of the step.
+        places: int64 [sequences, 3], each one's window, part and index.
         cursor: the first sequence after it.
         bad, storage: of the parts of which it takes the first sequence.
     """
@@ -56,11 +56,11 @@ class Batches:
     Args:
         parts: in order, from the cursor's own on.
         cursor: the first sequence.
-        global_batch: sequences of a batch.
+        sizes: sequences of each batch, without end.
     """
 
-    def __init__(self, parts: Iterator[Part], cursor: Cursor, global_batch: int) -> None:
-        self._parts, self._cursor, self._global_batch = parts, cursor, global_batch
+    def __init__(self, parts: Iterator[Part], cursor: Cursor, sizes: Iterator[int]) -> None:
+        self._parts, self._cursor, self._sizes = parts, cursor, sizes
         self._rest: Sequences | None = None  # of the part in which the cursor stands
 
     def __iter__(self) -> Iterator[Batch]:
@@ -71,7 +71,7 @@ class Batches:
         places: list[NDArray[np.int64]] = []
         bad: list[BadRecord] = []
         storage: Counter[str] = Counter()
-        missing = self._global_batch
+        missing = next(self._sizes)
         while missing:
             if not self._rest:
                 part = self._next_part()

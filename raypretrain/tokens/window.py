@@ -41,7 +41,7 @@ class SequencesConfig(Config):
     )
     shuffle: bool = Field(default=True, description="shuffle the documents of a window")
     boundaries: bool = Field(
-        default=False, description="attention and positions stop at the edges of a document within a sequence"
+        default=True, description="attention and positions stop at the edges of a document within a sequence"
     )
     infill: InfillConfig = InfillConfig()
 

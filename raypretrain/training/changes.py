@@ -33,7 +33,7 @@ BOUND = ("compute.zero", "compute.precision", "compute.device")
 LENGTH = ("training.steps", "training.tokens", "training.schedule.")
 """Safe where all steps done so far had the learning rates that they would have had with the new values."""
 
-DATA = ("run.seed", "corpus.", "sequences.", "training.global_batch", *BOUND)
+DATA = ("run.seed", "corpus.", "sequences.", "training.global_batch", "training.batch_warmup.", *BOUND)
 """With these a fork begins its data anew; with anything else it goes on at its parent's cursor."""
 
 UNFORKABLE = ("model.", "tokenizer.")

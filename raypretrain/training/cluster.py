@@ -125,7 +125,7 @@ def size_up(recipe: PretrainRecipe, resources: dict[str, float]) -> Sizes:
     compute = recipe.compute
     cpus, gpus = resources.get("CPU", 0.0), int(resources.get("GPU", 0))
     device = _device(compute, gpus)
-    batch, given = recipe.training.global_batch, compute.workers
+    batch, given = recipe.training.batches.first, compute.workers  # what divides it divides all others
     elastic = given if isinstance(given, tuple) else None
     stream = compute.stream_cpus or max(LEAST_STREAM_CPUS, cpus / 4)
     if isinstance(given, tuple):

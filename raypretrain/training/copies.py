@@ -48,7 +48,7 @@ def open_copy(recipe: PretrainRecipe) -> Copy:
         raise RunError(f"is no tokenized copy: it has no {FINISHED}", where=url, fix=fix)
     refuse_other_settings(copy, recipe, url, "make a copy for this recipe, or set them as they were")
     shape = recipe.model.shape(copy.vocabulary, recipe.sequences.length)
-    needed = run_length(recipe, shape.parameters).steps * recipe.training.global_batch
+    needed = recipe.training.batches.total(run_length(recipe, shape.parameters).steps)
     if copy.sequences < needed:
         raise RunError(
             f"the copy has {copy.sequences:,} sequences, and the run needs {needed:,}",

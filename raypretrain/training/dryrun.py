@@ -43,11 +43,9 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
         },
         "training": {
             "steps": length.steps,
-            "tokens": length.steps * length.tokens_per_step,
+            "tokens": length.tokens(),
             "tokens_per_step": length.tokens_per_step,
-            "flops": shape.flops_per_token(recipe.sequences.length, predicted)
-            * length.steps
-            * length.tokens_per_step,
+            "flops": shape.flops_per_token(recipe.sequences.length, predicted) * length.tokens(),
             "evaluate_every": length.evaluate_every,
             "checkpoint_every": length.checkpoint_every or "auto",
         },

@@ -103,16 +103,17 @@ class Engine:
             setattr(backend, name, collective(getattr(backend, name)))
 
     def accumulate(self, micro_batches: Iterable[MicroBatch], each: Tensor | None = None) -> Tensor:
-        """Forward and backward of one step's micro-batches; returns their mean loss (an fp64 scalar on the device).
+        """Forward and backward of one step's micro-batches; returns the sum of their weighted losses, divided by
+        ``accumulation`` (an fp64 scalar on the device).
 
         Args:
-            micro_batches: ``accumulation`` of them.
-            each: fp32 [accumulation · micro_batch, length] on the device; takes the loss of every target.
+            micro_batches: all of one size; ``accumulation`` of them where the batch is full.
+            each: fp32 [rows, length] on the device; takes the loss of every target.
         """
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         engine = self._engine
-        for i, part in enumerate(micro_batches):
-            engine.set_gradient_accumulation_boundary(i == self._settings.accumulation - 1)
+        for i, (part, last) in enumerate(_with_last(micro_batches)):
+            engine.set_gradient_accumulation_boundary(last)
             rows = len(part.ids)
             own = None if each is None else each[i * rows : (i + 1) * rows]
             self._mark("forward")
@@ -213,6 +214,16 @@ class Engine:
         for state in inner.state.values():
             if torch.is_tensor(state.get("step")):
                 state["step"] = state["step"].clone()
+
+
+def _with_last(micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[MicroBatch, bool]]:
+    """Each, and whether it is the last one."""
+    ahead = iter(micro_batches)
+    part = next(ahead)
+    for following in ahead:
+        yield part, False
+        part = following
+    yield part, True
 
 
 class _Copies(TorchCheckpointEngine):

@@ -39,7 +39,7 @@ def inspect_corpus(recipe: PretrainRecipe, sample: int, say: Say) -> dict[str, A
     shape = recipe.model.shape(tokenizer.vocabulary, recipe.sequences.length)
     length = run_length(recipe, shape.parameters)
     say("counting")
-    budget = length.steps * length.tokens_per_step
+    budget = length.tokens()
     figures = inspect(samples, manifest, recipe.corpus, recipe.sequences, tokenizer, budget)
     return {
         "tokenizer": {"from": origin, "kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary},

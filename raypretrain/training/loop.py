@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -27,14 +28,19 @@ from raypretrain.training.schedule import learning_rate
 
 @dataclass(frozen=True)
 class Place:
-    """This worker's place among the workers, how it computes, what is learned, and whether documents stay apart."""
+    """This worker's place among the workers, how it computes, what is learned, and whether documents stay apart.
+
+    Args:
+        micro_batches: of all workers, in a step whose batch is full.
+    """
 
     rank: int
     world: int
     micro_batch: int
     device: torch.device
     objective: Objective
-    boundaries: bool = False
+    boundaries: bool
+    micro_batches: int
 
 
 class Hooks(Protocol):
@@ -102,7 +108,7 @@ def train(
     Raises:
         Regroup: the workers were asked to save and be started anew.
     """
-    step, tokens = start, start * length.tokens_per_step
+    step, tokens = start, length.tokens(start)
     data = iter(steps)
     if start == 0:
         evaluate(engine, held_out, step, tokens, place, hooks)
@@ -113,7 +119,8 @@ def train(
         data_wait = time.perf_counter() - begun
 
         step += 1
-        tokens += length.tokens_per_step
+        step_tokens = length.batches.of(step) * length.sequence
+        tokens += step_tokens
         each = (
             torch.zeros(rows.sequences.tokens.shape, device=place.device)
             if training.sequence_losses
@@ -139,7 +146,7 @@ def train(
                 "grad_norm": gradient_norm,
                 "step_seconds": seconds,
                 "data_wait_seconds": everyone.data_wait,
-                "tokens_per_second": length.tokens_per_step / seconds,
+                "tokens_per_second": step_tokens / seconds,
                 "batch_fingerprint": format_fingerprint(everyone.fingerprint),
                 "cursor": [rows.cursor.window, rows.cursor.part, rows.cursor.index],
                 "updates": guard.updates,
@@ -186,19 +193,20 @@ def replicas_due(step: int, guard: GuardConfig, hooks: Hooks) -> bool:
 def micro_batches(rows: StepRows, place: Place) -> Iterator[MicroBatch]:
     """A step's rows.
 
-    The loss of a micro-batch is the mean over its targets. Weighted, the mean of these means over all micro-batches of
-    all workers is the mean over all targets of the step, however they are shared out.
+    The loss of a micro-batch is the mean over its targets. The engine takes the mean of these means as if there
+    were as many micro-batches as in a full batch; weighted, that is the mean over all targets of the step, however they
+    are shared out, and however many there are.
     """
     sequences = rows.sequences
-    number = place.world * len(sequences) // place.micro_batch  # of all workers
-    for start in range(0, len(sequences), place.micro_batch):
-        part = slice(start, start + place.micro_batch)
+    size = math.gcd(len(sequences), place.micro_batch)
+    for start in range(0, len(sequences), size):
+        part = slice(start, start + size)
         ids, wanted = place.objective.examples(sequences[part], rows.places[part])
         targets = int((wanted != IGNORED).sum())
         if not targets:  # all workers have to take part: it predicts something, and counts nothing
             wanted[0, 0] = ids[0, -1]
         starts = sequences[part].starts() if place.boundaries else None
-        yield on_device(ids, wanted, place, targets * number / rows.predicted, starts)
+        yield on_device(ids, wanted, place, targets * place.micro_batches / rows.predicted, starts)
 
 
 def sequence_losses(each: Tensor, rows: StepRows, place: Place, hooks: Hooks) -> list[float]:

@@ -203,7 +203,7 @@ def _job(
         dealer=start_dealer(sizes.stream_cpus),
         supply=Supply(
             windows=[ray.put(windows)],
-            global_batch=recipe.training.global_batch,
+            batches=recipe.training.batches,
             objective=objective_of(recipe, windows.tokenizer),
             cpus=sizes.stream_cpus,
             window_bytes=recipe.sequences.window,
@@ -230,7 +230,7 @@ def _fit(
         callbacks.append(standby.HelpersStandBy(board))
     trainer = Trainer(
         function,
-        batch=recipe.training.global_batch,
+        batch=recipe.training.batches.first,
         board=board,
         train_loop_config={"job": job},
         scaling_config=scaling(

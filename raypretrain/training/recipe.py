@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from raypretrain.config import Config, Count, Location, resolve_path
 from raypretrain.corpus.sources import CorpusConfig
 from raypretrain.models.config import ModelConfig
+from raypretrain.tokens.batching import BatchSizes
 from raypretrain.tokens.objectives import MaskConfig
 from raypretrain.tokens.tokenizer import TokenizerConfig
 from raypretrain.tokens.tokenizer_specials import INFILL, MASK
@@ -86,6 +87,19 @@ class EvaluationConfig(Config):
     sequences: Count = Field(default=128, ge=1, description="held-out sequences")
 
 
+class BatchWarmup(Config):
+    """Smaller batches in the first steps, that double until they are full."""
+
+    first: Count | None = Field(default=None, ge=1, description="sequences of the first step")
+    steps: Count | None = Field(default=None, ge=1, description="until batches are full")
+
+    @model_validator(mode="after")
+    def _both(self) -> BatchWarmup:
+        if (self.first is None) != (self.steps is None):
+            raise ValueError("give both 'first' and 'steps', or neither")
+        return self
+
+
 class TrainingConfig(Config):
     """What is learned, how long, and how."""
 
@@ -96,6 +110,7 @@ class TrainingConfig(Config):
     tokens: Count | None = Field(default=None, ge=1, description="tokens to train on; or give steps")
     steps: Count | None = Field(default=None, ge=1)
     global_batch: Count = Field(default=64, ge=1, description="sequences of a step, over all workers")
+    batch_warmup: BatchWarmup = BatchWarmup()
     learning_rate: float = Field(default=1e-3, gt=0)
     schedule: ScheduleConfig = ScheduleConfig()
     optimizer: Literal["adamw", "muon"] = Field(default="adamw", description="of the layers' matrices")
@@ -127,6 +142,23 @@ class TrainingConfig(Config):
                 "training.checkpoint.keep keeps; raise it"
             )
         return self
+
+    @model_validator(mode="after")
+    def _batches_double(self) -> TrainingConfig:
+        first, full = self.batch_warmup.first or self.global_batch, self.global_batch
+        if full % first or (full // first).bit_count() != 1:
+            sizes = [full >> i for i in range(full.bit_length()) if full % (1 << i) == 0]
+            raise ValueError(
+                f"training.batch_warmup.first: {first} sequences do not become {full} by doubling; take one of "
+                f"{', '.join(map(str, sizes))}"
+            )
+        return self
+
+    @property
+    def batches(self) -> BatchSizes:
+        """Sequences of each step."""
+        warmup = self.batch_warmup
+        return BatchSizes(self.global_batch, warmup.first or self.global_batch, warmup.steps or 0)
 
     def matrix_rate(self, width: int) -> float:
         """The factor of the learning rate of the layers' matrices, in a model of this width.
@@ -248,7 +280,7 @@ class PretrainRecipe(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> PretrainRecipe:
-        workers, batch = self.compute.workers, self.training.global_batch
+        workers, batch = self.compute.workers, self.training.batches.first
         if isinstance(workers, tuple):
             least, most = workers
             if least > most:
@@ -305,25 +337,41 @@ def batch_error(batch: int, workers: int | str) -> str:
 
 @dataclass(frozen=True)
 class Length:
-    """How long a run is, and its rhythm; all in steps. A ``checkpoint_every`` of 0 finds itself."""
+    """How long a run is, and its rhythm; all in steps. A ``checkpoint_every`` of 0 finds itself.
+
+    Args:
+        sequence: tokens of one.
+        batches: sequences of each step.
+    """
 
     steps: int
-    tokens_per_step: int
+    sequence: int
+    batches: BatchSizes
     evaluate_every: int
     checkpoint_every: int
+
+    @property
+    def tokens_per_step(self) -> int:
+        """When batches are full."""
+        return self.batches.full * self.sequence
+
+    def tokens(self, steps: int | None = None) -> int:
+        """Of the first ``steps`` steps, or of the whole run."""
+        return self.batches.total(self.steps if steps is None else steps) * self.sequence
 
 
 def run_length(recipe: PretrainRecipe, parameters: int) -> Length:
     """The number of steps: as given, from ``training.tokens`` (rounded up), or 20 tokens a parameter."""
     training = recipe.training
-    per_step = training.global_batch * recipe.sequences.length
+    sequence, batches = recipe.sequences.length, training.batches
     tokens = training.tokens or DEFAULT_TOKENS_PER_PARAMETER * parameters
-    steps = training.steps or -(-tokens // per_step)
+    steps = training.steps or batches.steps_of(-(-tokens // sequence))
     tenth = max(1, -(-steps // 10))
     saved = training.checkpoint.every
     return Length(
         steps=steps,
-        tokens_per_step=per_step,
+        sequence=sequence,
+        batches=batches,
         evaluate_every=training.evaluation.every or tenth,
         checkpoint_every=0 if saved == "auto" else saved or min(tenth, 1000),
     )

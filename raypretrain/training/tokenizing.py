@@ -80,18 +80,19 @@ class _Copying:
         kept = len(copy.files)
         shape = self.recipe.model.shape(copy.vocabulary, self.recipe.sequences.length)
         steps = steps or run_length(self.recipe, shape.parameters).steps
-        needed = steps * self.recipe.training.global_batch
+        batches = self.recipe.training.batches
+        needed = batches.total(steps)
         if copy.sequences < needed:
             copy = self._write_windows(copy, windows, needed)
         if read_copy(self.url, self.options) != copy:
             storage.write(f"{self.url}/{FINISHED}", copy.to_json(), self.options)
         complete = copy.sequences >= needed
         if not complete:
-            batches = copy.sequences // self.recipe.training.global_batch
-            self._say(f"note: the corpus is used up after {batches:,} of {steps:,} steps; see its 'epochs'")
+            enough = batches.whole_steps(copy.sequences)
+            self._say(f"note: the corpus is used up after {enough:,} of {steps:,} steps; see its 'epochs'")
         return {
             "url": self.url,
-            "steps": copy.sequences // self.recipe.training.global_batch,
+            "steps": batches.whole_steps(copy.sequences),
             "files": len(copy.files),
             "sequences": copy.sequences,
             "tokens": copy.tokens,

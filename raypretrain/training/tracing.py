@@ -12,6 +12,7 @@ import numpy as np
 from raypretrain.corpus.documents import is_held_out, read_documents
 from raypretrain.corpus.manifest import Manifest
 from raypretrain.errors import InputError, RunError
+from raypretrain.tokens.batching import BatchSizes
 from raypretrain.tokens.cursor import Cursor, fingerprint_rows, format_fingerprint
 from raypretrain.tokens.dealing import Batches
 from raypretrain.tokens.trace import places_of, trace_sequences
@@ -40,8 +41,8 @@ def trace_step(run: Path, step: int) -> dict[str, Any]:
     if step < 1 or step > (last := _last_step(recipe, windows)):
         raise RunError(f"there is no step {step}", where=str(run), fix=f"name one from 1 to {last}")
     rows = read_log(folder.metrics)
-    batch = recipe.training.global_batch
-    sequences = trace_sequences(windows, _cursor_before(windows, rows, step, batch), batch)
+    sizes = recipe.training.batches
+    sequences = trace_sequences(windows, _cursor_before(windows, rows, step, sizes), sizes.of(step))
     found = format_fingerprint(fingerprint_rows(np.stack([s.ids for s in sequences]), first=0))
     row = rows[step - 1] if step <= len(rows) else {}
     recorded = row.get("batch_fingerprint")
@@ -95,7 +96,7 @@ def trace_document(run: Path, document: str, epochs: int = 1) -> dict[str, Any]:
     result: dict[str, Any] = {"document": place, "text": text[:200]}
     if is_held_out(text, windows.corpus.held_out):
         return {**result, "state": "held out", "occurrences": []}
-    order = _Steps(windows, read_log(folder.metrics), recipe.training.global_batch)
+    order = _Steps(windows, read_log(folder.metrics), recipe.training.batches)
     last = _last_step(recipe, windows)
     occurrences = []
     for epoch, places in zip(range(epochs), places_of(windows, file, position, fragment), strict=False):
@@ -116,8 +117,8 @@ def trace_document(run: Path, document: str, epochs: int = 1) -> dict[str, Any]:
 class _Steps:
     """Sequence → step: by the cursors in metrics.jsonl, and for what is still to come by reading ahead."""
 
-    def __init__(self, windows: Windows, rows: list[dict[str, Any]], global_batch: int) -> None:
-        self._windows, self._global_batch = windows, global_batch
+    def __init__(self, windows: Windows, rows: list[dict[str, Any]], sizes: BatchSizes) -> None:
+        self._windows, self._sizes = windows, sizes
         self._cursors = [tuple(row["cursor"]) for row in rows]  # after step 1, 2, …
         self.done = len(rows)
 
@@ -137,7 +138,8 @@ class _Steps:
 
     def _read_up_to(self, wanted: tuple[int, int, int]) -> None:
         start = Cursor(*self._cursors[-1]) if self._cursors else Cursor()
-        for batch in Batches(_parts_from(self._windows, start), start, self._global_batch):
+        sizes = self._sizes.after(len(self._cursors))
+        for batch in Batches(_parts_from(self._windows, start), start, sizes):
             self._cursors.append((batch.cursor.window, batch.cursor.part, batch.cursor.index))
             if wanted < self._cursors[-1]:
                 return
@@ -145,12 +147,12 @@ class _Steps:
     def _estimate(self, place: Cursor) -> int:
         """As many sequences in every window to come as in those read, or in the first one."""
         if self._cursors and self._cursors[-1][0]:
-            per_window = len(self._cursors) * self._global_batch / self._cursors[-1][0]
+            per_window = self._sizes.total(len(self._cursors)) / self._cursors[-1][0]
         else:
             per_window = sum(
                 len(p.sequences) for p in self._windows.parts(next(self._windows.windows_from(0)))
             )
-        return int(place.window * per_window / self._global_batch) + 1
+        return self._sizes.whole_steps(int(place.window * per_window)) + 1
 
 
 def _open(run: Path) -> tuple[RunFolder, PretrainRecipe, Windows]:
@@ -164,13 +166,14 @@ def _last_step(recipe: PretrainRecipe, windows: Windows) -> int:
     return run_length(recipe, shape.parameters).steps
 
 
-def _cursor_before(windows: Windows, rows: list[dict[str, Any]], step: int, batch: int) -> Cursor:
+def _cursor_before(windows: Windows, rows: list[dict[str, Any]], step: int, sizes: BatchSizes) -> Cursor:
     """The first sequence of ``step``; what no metrics say is found by reading on from where they end."""
     known = min(step - 1, len(rows))
     cursor = Cursor(*rows[known - 1]["cursor"]) if known else Cursor()
     if known == step - 1:
         return cursor
-    for number, made in enumerate(Batches(_parts_from(windows, cursor), cursor, batch), start=known + 1):
+    batches = Batches(_parts_from(windows, cursor), cursor, sizes.after(known))
+    for number, made in enumerate(batches, start=known + 1):
         if number == step - 1:
             return made.cursor
     raise RunError(f"the corpus is used up before step {step}", where="corpus.sources")

@@ -110,7 +110,7 @@ class Worker:
         self.taken = taken = TakeUp(job, self.crew, self.fast, self.poster.note)
         self.standing = taken.standing
         # The first windows are read and tokenized while the model is built.
-        steps = self._stream(self.standing.cursor, length.steps - self.standing.step)
+        steps = self._stream(self.standing, length.steps - self.standing.step)
         times.append(time.time())
         self._phase("building the model")
         self.phase("engine")
@@ -142,6 +142,7 @@ class Worker:
             self.device,
             job.supply.objective,
             job.recipe.sequences.boundaries,
+            job.recipe.training.global_batch // job.sizes.micro_batch,
         )
         begin, training = self.standing.step, job.recipe.training
         step = train(self.engine, steps, begin, length, training, job.held_out, self.guard, place, self)
@@ -258,12 +259,12 @@ class Worker:
         cadence = Cadence(self.job.length.checkpoint_every, self.standing.step, failures)
         self.saver = Saver(Means(self.crew, self.folder, config, self.fast), cadence, self.engine.snapshot)
 
-    def _stream(self, cursor: Cursor, steps: int) -> DealtSteps:
-        """This worker's steps from ``cursor`` on."""
+    def _stream(self, standing: Standing, steps: int) -> DealtSteps:
+        """This worker's steps after ``standing``."""
         job = self.job
         batch, length = job.recipe.training.global_batch, job.recipe.sequences.length
         deal = steps_of_a_deal(batch, length, self.world)
-        turn = Turn(self.incarnation, cursor, self.world, job.supply)
+        turn = Turn(self.incarnation, standing.cursor, self.world, job.supply, standing.step)
         if self.incarnation > 1:
             if self.rank == 0:
                 wake_dealer(job.dealer, turn, _DEALER_SECONDS)

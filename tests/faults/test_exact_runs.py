@@ -6,7 +6,7 @@ Row 1, with any number of workers.
 from __future__ import annotations
 
 import signal
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def planned(folder: Path) -> dict[int, str]:
     """The fingerprints that the plan gives, without Ray, from the run's own manifest and tokenizer."""
     windows = read_windows(RunFolder(folder).read_recipe(), RunFolder(folder))
     parts = (part for w in windows.windows_from(0) for part in windows.parts(w))
-    batches = islice(Batches(parts, Cursor(), 12), STEPS)
+    batches = islice(Batches(parts, Cursor(), repeat(12)), STEPS)
     return {
         step: format_fingerprint(fingerprint_rows(batch.sequences.tokens, first=0))
         for step, batch in enumerate(batches, start=1)

@@ -23,6 +23,7 @@ from real_text import reviews
 from raypretrain.corpus.manifest import build_manifest
 from raypretrain.corpus.sources import CorpusConfig, SourceConfig
 from raypretrain.tokens import dealer
+from raypretrain.tokens.batching import BatchSizes
 from raypretrain.tokens.cursor import Cursor, fingerprint_rows
 from raypretrain.tokens.dealer import Dealer, StepRows, Supply, Turn, steps_of_a_deal
 from raypretrain.tokens.dealing import Batch, Batches, Part
@@ -47,7 +48,7 @@ class Case:
     mask: MaskConfig | None  # without one, the next token is learned
     length: int
     window: int
-    global_batch: int
+    batches: BatchSizes
     seed: int
     lives: list[tuple[int, int, int]]  # workers, steps until it is killed, steps since its last checkpoint
 
@@ -58,8 +59,9 @@ def cases(draw: st.DrawFn) -> Case:
     files = st.lists(st.lists(texts, min_size=1, max_size=12), min_size=1, max_size=4)
     formats = st.sampled_from(["jsonl", "jsonl.gz", "txt", "parquet"])
     sources = draw(st.lists(st.tuples(formats, files), min_size=1, max_size=3))
-    global_batch = draw(st.sampled_from([4, 6, 12]))
-    workers = [w for w in (1, 2, 3, 4, 6, 12) if global_batch % w == 0]
+    full, doublings = draw(st.sampled_from([(4, 0), (6, 0), (12, 0), (8, 1), (12, 1), (12, 2)]))
+    batches = BatchSizes(full, full >> doublings, draw(st.integers(1, 9)) if doublings else 0)
+    workers = [w for w in (1, 2, 3, 4, 6, 12) if batches.first % w == 0]
     units = st.sampled_from(["token", "word", "span"])
     life = st.tuples(st.sampled_from(workers), st.integers(1, 6), st.integers(0, 3))
     return Case(
@@ -70,7 +72,7 @@ def cases(draw: st.DrawFn) -> Case:
         mask=draw(st.none() | st.builds(MaskConfig, rate=st.floats(0.05, 0.9), unit=units)),
         length=draw(st.sampled_from([8, 13, 32])),
         window=draw(st.sampled_from([1024, 3000, 20_000])),
-        global_batch=global_batch,
+        batches=batches,
         seed=draw(st.integers(0, 1000)),
         lives=draw(st.lists(life, min_size=2, max_size=4)),
     )
@@ -128,7 +130,7 @@ def learned(objective: Objective, rows: Batch | StepRows, first: int) -> int:
 def undisturbed(windows: Windows, case: Case) -> list[int]:
     """The fingerprints of the first steps."""
     objective = objective_of(case, windows.tokenizer)
-    batches = Batches(parts(windows, Cursor()), Cursor(), case.global_batch)
+    batches = Batches(parts(windows, Cursor()), Cursor(), case.batches.after(0))
     return [learned(objective, batch, first=0) for batch in islice(batches, STEPS)]
 
 
@@ -142,17 +144,17 @@ def disturbed(windows: Windows, case: Case) -> list[int]:
         if found_by is None or group % 2:  # every second group finds the dealer of the one before it
             again = pickle.loads(pickle.dumps(windows))  # another process
             objective = objective_of(case, again.tokenizer)
-            supply = Supply([again], case.global_batch, objective, 1.0, 1)  # type: ignore[list-item]
+            supply = Supply([again], case.batches, objective, 1.0, 1)  # type: ignore[list-item]
             found_by = Dealer()
-        found_by.begin(Turn(group, cursors[-1], workers, supply))
+        found_by.begin(Turn(group, cursors[-1], workers, supply, len(found)))
         steps = min(steps, STEPS - len(found))
-        deal = steps_of_a_deal(case.global_batch, case.length)
+        deal = steps_of_a_deal(case.batches.full, case.length)
         first = 0
         while first < steps:
             number = min(deal, steps - first)
             shares = [found_by.take(group, first, number, rank) for rank in range(workers)]
-            share = case.global_batch // workers
             for i in range(number):
+                share = len(shares[0][i].sequences)
                 own = [learned(objective, s[i], first=rank * share) for rank, s in enumerate(shares)]
                 found.append(sum(own) % 2**64)
                 cursors.append(shares[0][i].cursor)
@@ -183,7 +185,7 @@ def test_kills_and_numbers_of_workers_change_no_batch(
     monkeypatch.setattr(dealer, "stream_parts", lambda windows, cursor, **limits: parts(windows, cursor))
     with tempfile.TemporaryDirectory() as folder:
         windows = windows_of(case, Path(folder), tokenizer)
-        assume(windows.fills(case.global_batch))
+        assume(windows.fills(case.batches.full))
         wanted = undisturbed(windows, case)
         assert len(wanted) == STEPS
         assert disturbed(windows, case) == wanted

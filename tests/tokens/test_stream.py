@@ -13,6 +13,7 @@ import pytest
 from raypretrain.corpus.documents import BadRecord
 from raypretrain.errors import InputError
 from raypretrain.tokens import dealer as dealer_module
+from raypretrain.tokens.batching import BatchSizes
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealer import Dealer, DealtSteps, StepRows, Supply, Turn, steps_of_a_deal
 from raypretrain.tokens.dealing import Part
@@ -58,7 +59,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Parts], None]:
     return lambda other: monkeypatch.setattr(dealer_module, "stream_parts", other)
 
 
-SUPPLY = Supply([None], GLOBAL_BATCH, Causal(BOS), 1.0, 1)  # type: ignore[list-item]
+SUPPLY = Supply([None], BatchSizes.all_alike(GLOBAL_BATCH), Causal(BOS), 1.0, 1)  # type: ignore[list-item]
 
 
 def dealer(cursor: Cursor = Cursor(), workers: int = 1) -> Dealer:

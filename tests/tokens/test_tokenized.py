@@ -8,6 +8,7 @@ import json
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -153,8 +154,8 @@ def test_batches_from_a_copy_are_those_from_text(windows: Windows, parts: list[P
     start = Cursor()
     for number in range(6):
         cursor = start if number % 2 else Cursor()  # also on from where a batch ended
-        one = Batches(parts_of(windows, cursor.window), cursor, 12)
-        other = Batches(parts_of(found, cursor.window), cursor, 12)
+        one = Batches(parts_of(windows, cursor.window), cursor, repeat(12))
+        other = Batches(parts_of(found, cursor.window), cursor, repeat(12))
         a, b = next(one), next(other)
         assert np.array_equal(a.sequences.tokens, b.sequences.tokens)
         assert (a.cursor, a.bad) == (b.cursor, b.bad)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from raypretrain.errors import RunError
+from raypretrain.tokens.batching import BatchSizes
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealer import StepRows
 from raypretrain.tokens.objectives import Causal
@@ -23,7 +24,7 @@ from raypretrain.training.recipe import Length, TrainingConfig
 from raypretrain.training.requests import Request
 
 STEPS, EVERY = 40, 10
-PLACE = Place(0, 1, 2, torch.device("cpu"), Causal(bos=1))
+PLACE = Place(0, 1, 2, torch.device("cpu"), Causal(bos=1), False, 1)
 
 
 @dataclass
@@ -114,7 +115,7 @@ def go(world: World, start: int = 0, **guard: Any) -> World:
     """Train from ``start`` on with what ``world`` has kept."""
     config = GuardConfig(**guard)
     training = TrainingConfig(steps=STEPS, global_batch=2, guard=config)
-    length = Length(STEPS, 16, STEPS + 1, EVERY)
+    length = Length(STEPS, 8, BatchSizes.all_alike(2), STEPS + 1, EVERY)
     held_out = HeldOut(np.zeros((0, 8), dtype=np.int32), 1)
     judge = Guard.after(config, world.rows, world.checkpoints[start][1] if start else 0)
     train(world, rows_from(start), start, length, training, held_out, judge, PLACE, world)  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ def begun(recipe: Path, run: Path, *overrides: str) -> Path:
     parts = (part for w in windows.windows_from(0) for part in windows.parts(w))
     rows = []
     for step, batch in enumerate(
-        islice(Batches(parts, Cursor(), loaded.training.global_batch), DONE), start=1
+        islice(Batches(parts, Cursor(), loaded.training.batches.after(0)), DONE), start=1
     ):
         fingerprint = format_fingerprint(fingerprint_rows(batch.sequences.tokens, first=0))
         at = batch.cursor
