@@ -12,6 +12,7 @@ from raypretrain.models.blockwise import BlockwiseAttention, by_blocks
 from raypretrain.models.linear import Linear
 from raypretrain.models.llama_config import LlamaShape
 from raypretrain.models.rotary import rotate
+from raypretrain.models.ulysses import all_columns, current_share, shared, to_columns, to_heads
 
 _WIDEST_FLASH_HEAD = 256
 
@@ -73,6 +74,10 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, starts: Tensor |
     Returns:
         [B, L, heads, head_width].
     """
+    if share := current_share():
+        with shared(None):
+            query, key, value = (to_heads(x, share) for x in (query, key, value))
+            return to_columns(causal_attention(query, key, value, all_columns(starts, share)), share)
     length, positions = query.shape[1], key.shape[1]
     if length == positions and by_blocks(query, length, 0):
         return BlockwiseAttention.apply(query, key, value, length, 0, starts)
@@ -99,6 +104,11 @@ def bidirectional_attention(
     Returns:
         [B, L, heads, head_width].
     """
+    if share := current_share():
+        with shared(None):
+            query, key, value = (to_heads(x, share) for x in (query, key, value))
+            mixed = bidirectional_attention(query, key, value, reach, all_columns(starts, share))
+            return to_columns(mixed, share)
     length = query.shape[1]
     everywhere = reach is None or reach >= length - 1
     if everywhere and starts is None:

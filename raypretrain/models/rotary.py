@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from raypretrain.models.rope import RopeScaling
+from raypretrain.models.ulysses import columns_before
 
 
 class Rotary:
@@ -52,15 +53,17 @@ class Rotary:
         Returns:
             Each [L, 1, head_width] or, with ``starts``, [B, L, 1, head_width], as ``like``.
         """
-        cos, sin = self.tables(start, start + ids.shape[1], like)
+        start += columns_before(ids.shape[1])
+        cos, sin = self.tables(0, start + ids.shape[1], like)
         if starts is None:
-            return cos, sin
+            return cos[start:], sin[start:]
         places = places_of(ids, starts)
         return cos[places], sin[places]
 
 
 def places_of(ids: Tensor, starts: Tensor | None, start: int = 0) -> Tensor:
     """The positions of ``ids`` [B, L], int64 [L] or, with ``starts`` as of :meth:`Rotary.turns`, [B, L]."""
+    start += columns_before(ids.shape[1])
     columns = torch.arange(start, start + ids.shape[1], device=ids.device)
     return columns if starts is None else columns - starts
 

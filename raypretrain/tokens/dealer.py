@@ -85,6 +85,7 @@ class Turn:
         cursor: the first sequence.
         workers: how many take from each step.
         step: the last one before it.
+        together: so many neighbouring workers take the same rows.
     """
 
     group: int
@@ -92,6 +93,7 @@ class Turn:
     workers: int
     supply: Supply
     step: int = 0
+    together: int = 1
 
 
 class Dealer:
@@ -113,6 +115,7 @@ class Dealer:
         if isinstance(self._parts, Generator):
             self._parts.close()  # ends its tasks, and gives back the CPUs that Ray Data has for them
         self._group, self._workers, self._objective = turn.group, turn.workers, turn.supply.objective
+        self._together = turn.together
         self._parts = turn.supply.parts(turn.cursor)
         self._batches = Batches(self._parts, turn.cursor, turn.supply.batches.after(turn.step))
         self._steps: dict[int, StepRows] = {}
@@ -135,8 +138,9 @@ class Dealer:
         deal = []
         for s in range(first, first + steps):
             whole = self._steps[s]
-            share = len(whole.sequences) // self._workers
-            rows = slice(rank * share, (rank + 1) * share)
+            share = len(whole.sequences) * self._together // self._workers
+            part = rank // self._together
+            rows = slice(part * share, (part + 1) * share)
             deal.append(replace(whole, sequences=whole.sequences[rows], places=whole.places[rows]))
             self._taken[s] = self._taken.get(s, 0) + 1
             if self._taken[s] == self._workers:

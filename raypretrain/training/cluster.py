@@ -125,7 +125,8 @@ def size_up(recipe: PretrainRecipe, resources: dict[str, float]) -> Sizes:
     compute = recipe.compute
     cpus, gpus = resources.get("CPU", 0.0), int(resources.get("GPU", 0))
     device = _device(compute, gpus)
-    batch, given = recipe.training.batches.first, compute.workers  # what divides it divides all others
+    # What divides the smallest batch divides all others.
+    batch, given = recipe.training.batches.first * compute.sequence_workers, compute.workers
     elastic = given if isinstance(given, tuple) else None
     stream = compute.stream_cpus or max(LEAST_STREAM_CPUS, cpus / 4)
     if isinstance(given, tuple):
@@ -193,7 +194,8 @@ def _cpus_for_each(cpus: float, stream: float, workers: int, device: str) -> flo
 
 def micro_batch_of(recipe: PretrainRecipe, device: str, workers: int) -> int:
     """The largest divisor of a worker's share within the recipe's micro-batch, or by default some thousand tokens."""
-    share, length = recipe.training.global_batch // workers, recipe.sequences.length
+    together = recipe.compute.sequence_workers
+    share, length = recipe.training.global_batch * together // workers, recipe.sequences.length // together
     most = recipe.compute.micro_batch or max(1, (16384 if device == "cuda" else 4096) // length)
     return max(m for m in range(1, share + 1) if share % m == 0 and m <= most)
 

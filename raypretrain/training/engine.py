@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from raypretrain.models.checkpointing import checkpoint_blocks
+from raypretrain.models.ulysses import SequenceShare, shared
 from raypretrain.training.buffers import Buffers
 from raypretrain.training.microbatch import MicroBatch
 from raypretrain.training.settings import EngineSettings
@@ -79,6 +80,7 @@ class Engine:
             self._engine, *_ = deepspeed.initialize(
                 model=model, optimizer=optimizer, config=config, dist_init_required=False
             )
+        self._share = _sequence_share(settings.sequence_workers)
         self._copies = _Copies()
         self._copied: Callable[[], None] = lambda: None
         self._engine.checkpoint_engine = self._copies
@@ -116,11 +118,12 @@ class Engine:
             engine.set_gradient_accumulation_boundary(last)
             rows = len(part.ids)
             own = None if each is None else each[i * rows : (i + 1) * rows]
-            self._mark("forward")
-            loss = engine(part.ids, part.targets, own, part.starts)
-            loss = loss if part.weight == 1 else loss * part.weight
-            self._mark("backward")
-            engine.backward(loss)
+            with shared(self._share):
+                self._mark("forward")
+                loss = engine(part.ids, part.targets, own, part.starts)
+                loss = loss if part.weight == 1 else loss * part.weight
+                self._mark("backward")
+                engine.backward(loss)
             total += loss.detach()
         return total / self._settings.accumulation
 
@@ -214,6 +217,15 @@ class Engine:
         for state in inner.state.values():
             if torch.is_tensor(state.get("step")):
                 state["step"] = state["step"].clone()
+
+
+def _sequence_share(workers: int) -> SequenceShare | None:
+    """This worker's part of each sequence; all workers make all groups."""
+    if workers == 1:
+        return None
+    rank, world = dist.get_rank(), dist.get_world_size()
+    groups = [dist.new_group(list(range(first, first + workers))) for first in range(0, world, workers)]
+    return SequenceShare(rank % workers, workers, groups[rank // workers])
 
 
 def _with_last(micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[MicroBatch, bool]]:

@@ -70,11 +70,12 @@ class Job:
     def engine_settings(self, new: bool, universal: bool) -> EngineSettings:
         """What the engine needs; ``universal`` where it loads what was converted for this number of workers."""
         training, sizes = self.recipe.training, self.sizes
+        together = self.recipe.compute.sequence_workers
         return EngineSettings(
             zero=self.recipe.compute.zero,
             precision=sizes.precision,
             micro_batch=sizes.micro_batch,
-            accumulation=training.global_batch // sizes.workers // sizes.micro_batch,
+            accumulation=training.global_batch * together // sizes.workers // sizes.micro_batch,
             workers=sizes.workers,
             learning_rate=training.learning_rate,
             weight_decay=training.weight_decay,
@@ -89,6 +90,7 @@ class Job:
             matrix_rate=training.matrix_rate(self.shape.width),
             checkpointing=self.recipe.compute.gradient_checkpointing,
             offload=self.recipe.compute.offload,
+            sequence_workers=together,
         )
 
     def model(self, new: bool) -> LanguageModel:

@@ -32,6 +32,7 @@ class Place:
 
     Args:
         micro_batches: of all workers, in a step whose batch is full.
+        together: so many neighbouring workers share each sequence.
     """
 
     rank: int
@@ -41,6 +42,12 @@ class Place:
     objective: Objective
     boundaries: bool
     micro_batches: int
+    together: int = 1
+
+    def columns(self, length: int) -> slice:
+        """This worker's, of sequences of ``length`` tokens."""
+        part = length // self.together
+        return slice(self.rank % self.together * part, (self.rank % self.together + 1) * part)
 
 
 class Hooks(Protocol):
@@ -121,11 +128,10 @@ def train(
         step += 1
         step_tokens = length.batches.of(step) * length.sequence
         tokens += step_tokens
-        each = (
-            torch.zeros(rows.sequences.tokens.shape, device=place.device)
-            if training.sequence_losses
-            else None
-        )
+        each = None
+        if training.sequence_losses:
+            number, sequence = rows.sequences.tokens.shape
+            each = torch.zeros((number, sequence // place.together), device=place.device)
         loss = engine.accumulate(micro_batches(rows, place), each)
         replica = engine.fingerprint() if replicas_due(step, training.guard, hooks) else 0
         # All learn the same before anything moves, and so decide the same.
@@ -199,13 +205,15 @@ def micro_batches(rows: StepRows, place: Place) -> Iterator[MicroBatch]:
     """
     sequences = rows.sequences
     size = math.gcd(len(sequences), place.micro_batch)
+    columns = place.columns(sequences.tokens.shape[1])
     for start in range(0, len(sequences), size):
         part = slice(start, start + size)
-        ids, wanted = place.objective.examples(sequences[part], rows.places[part])
+        whole = place.objective.examples(sequences[part], rows.places[part])
+        ids, wanted = (np.ascontiguousarray(values[:, columns]) for values in whole)
         targets = int((wanted != IGNORED).sum())
         if not targets:  # all workers have to take part: it predicts something, and counts nothing
             wanted[0, 0] = ids[0, -1]
-        starts = sequences[part].starts() if place.boundaries else None
+        starts = sequences[part].starts()[:, columns] if place.boundaries else None
         yield on_device(ids, wanted, place, targets * place.micro_batches / rows.predicted, starts)
 
 
@@ -214,7 +222,8 @@ def sequence_losses(each: Tensor, rows: StepRows, place: Place, hooks: Hooks) ->
     targets = torch.from_numpy(place.objective.counts(rows.sequences))
     own = each.cpu().double().sum(dim=1) / targets.clamp(min=1)
     everyone = hooks.gather(own.view(torch.int64)).view(torch.float64)
-    return [round(loss, 6) for loss in everyone.flatten().tolist()]
+    of_sequences = everyone.unflatten(0, (-1, place.together)).sum(dim=1)
+    return [round(loss, 6) for loss in of_sequences.flatten().tolist()]
 
 
 def on_device(
@@ -283,7 +292,8 @@ def exchange(
 ) -> Everyone:
     """Bring the workers' figures together in one collective: floats travel as their 64 bits."""
     tokens = rows.sequences.tokens
-    fingerprint = fingerprint_rows(tokens, first=place.rank * len(tokens))
+    part, again = divmod(place.rank, place.together)
+    fingerprint = 0 if again else fingerprint_rows(tokens, first=part * len(tokens))
     floats = torch.tensor([loss, data_wait], dtype=torch.float64).view(torch.int64)
     signed = fingerprint - 2**64 if fingerprint >= 2**63 else fingerprint
     own = torch.cat([floats, torch.tensor([signed, int(hooks.request()), replica], dtype=torch.int64)])

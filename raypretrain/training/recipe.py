@@ -189,6 +189,9 @@ class ComputeConfig(Config):
     gradient_checkpointing: Checkpointing = Field(
         default="none", description="activations that are computed again in the backward pass"
     )
+    sequence_workers: int = Field(
+        default=1, ge=1, description="so many workers share each sequence, for long ones"
+    )
     offload: Literal["none", "cpu"] = Field(
         default="none", description="where the optimizer works and has its state"
     )
@@ -217,6 +220,13 @@ class ComputeConfig(Config):
             )
         if self.offload != "none" and self.zero == 0:
             raise ValueError("offload needs zero: 1, 2 or 3")
+        return self
+
+    @model_validator(mode="after")
+    def _workers_share(self) -> ComputeConfig:
+        together = self.sequence_workers
+        if together > 1 and (not isinstance(self.workers, int) or self.workers % together):
+            raise ValueError(f"sequence_workers: {together} needs workers: a multiple of {together}")
         return self
 
     @field_validator("workers", mode="before")
@@ -287,8 +297,21 @@ class PretrainRecipe(Config):
                 raise ValueError(f"compute.workers: the least ({least}) are more than the most ({most})")
             if not any(batch % number == 0 for number in range(least, most + 1)):
                 raise ValueError(batch_error(batch, f"{least} to {most}"))
-        elif workers and batch % workers:
+        elif workers and batch * self.compute.sequence_workers % workers:
             raise ValueError(batch_error(batch, workers))
+        return self
+
+    @model_validator(mode="after")
+    def _sequences_are_shared_equally(self) -> PretrainRecipe:
+        together, shape = self.compute.sequence_workers, self.model.shape(1, 1)
+        shared = {
+            "sequences.length": self.sequences.length,
+            "heads": shape.heads,
+            "key-value heads": getattr(shape, "key_value_heads", shape.heads),
+        }
+        for name, number in shared.items():
+            if number % together:
+                raise ValueError(f"compute.sequence_workers: {together} do not divide the {number} of {name}")
         return self
 
     @model_validator(mode="after")

@@ -42,6 +42,7 @@ class EngineSettings:
         rules: weights that are learned otherwise.
         matrix_rate: factor of the learning rate of the layers' matrices.
         checkpointing: which activations are computed again in the backward pass: ``none``, ``selective`` or ``full``.
+        sequence_workers: so many neighbouring workers share each sequence.
         offload: where the optimizer works and has its state: ``none``, on the device, or ``cpu``.
     """
 
@@ -63,6 +64,7 @@ class EngineSettings:
     matrix_rate: float = 1.0
     checkpointing: Checkpointing = "none"
     offload: Literal["none", "cpu"] = "none"
+    sequence_workers: int = 1
 
     def for_deepspeed(self) -> dict[str, Any]:
         """DeepSpeed's own config."""

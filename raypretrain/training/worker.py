@@ -135,6 +135,7 @@ class Worker:
         self._open_saver()
         self.guard = self._guard()
         self.standby.start()
+        together = job.recipe.compute.sequence_workers
         place = Place(
             self.rank,
             self.world,
@@ -142,7 +143,8 @@ class Worker:
             self.device,
             job.supply.objective,
             job.recipe.sequences.boundaries,
-            job.recipe.training.global_batch // job.sizes.micro_batch,
+            job.recipe.training.global_batch * together // job.sizes.micro_batch,
+            together,
         )
         begin, training = self.standing.step, job.recipe.training
         step = train(self.engine, steps, begin, length, training, job.held_out, self.guard, place, self)
@@ -264,7 +266,14 @@ class Worker:
         job = self.job
         batch, length = job.recipe.training.global_batch, job.recipe.sequences.length
         deal = steps_of_a_deal(batch, length, self.world)
-        turn = Turn(self.incarnation, standing.cursor, self.world, job.supply, standing.step)
+        turn = Turn(
+            self.incarnation,
+            standing.cursor,
+            self.world,
+            job.supply,
+            standing.step,
+            job.recipe.compute.sequence_workers,
+        )
         if self.incarnation > 1:
             if self.rank == 0:
                 wake_dealer(job.dealer, turn, _DEALER_SECONDS)

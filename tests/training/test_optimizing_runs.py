@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from raypretrain.config import load_recipe
 from raypretrain.training.checkpoint import checkpoint_folder
 from raypretrain.training.fork import fork
+from raypretrain.training.metrics import read_log
 from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.release import mean_weights
 from raypretrain.training.tracing import trace_step
@@ -28,6 +29,7 @@ OPTIONS = (
     "training.schedule={kind: wsd, warmup: 0, decay: 0.25, final: 0}",
     "training.average=2",
     "training.checkpoint={every: 5, keep: 2, keep_every: 10}",
+    "training.sequence_losses=true",
     "compute.gradient_checkpointing=full",
     "training.steps=20",
 )
@@ -57,6 +59,19 @@ def test_two_workers_of_which_one_is_killed_learn_what_one_worker_learns(
     assert [row["loss"] for row in metrics(folder)] == pytest.approx(
         [row["loss"] for row in metrics(alone)], rel=2e-3
     )
+
+
+def test_two_workers_that_share_every_sequence_learn_what_one_worker_learns(
+    alone: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shared"
+    assert run(tiny_recipe, folder, *OPTIONS, "compute.sequence_workers=2").status == "finished"
+    assert fingerprints(folder) == fingerprints(alone)
+    for found, wanted in zip(metrics(folder), metrics(alone), strict=True):
+        assert found["loss"] == pytest.approx(wanted["loss"], rel=2e-3)
+    kept = [read_log(place / "sequence_losses.jsonl") for place in (folder, alone)]
+    for found, wanted in zip(*kept, strict=True):
+        assert found["losses"] == pytest.approx(wanted["losses"], rel=1e-2)
 
 
 def test_the_first_batches_are_small_and_traced_as_they_were(alone: Path) -> None:
