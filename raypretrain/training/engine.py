@@ -74,7 +74,7 @@ class Engine:
         # Without ZeRO and in fp32, DeepSpeed clips but does not say by what norm.
         self._plain = settings.zero == 0 and settings.precision == "fp32"
         checkpoint_blocks(model, settings.checkpointing)
-        optimizer = _optimizer(model, settings)
+        optimizer = _optimizer(model, settings, device)
         config = settings.for_deepspeed()
         with contextlib.nullcontext() if settings.new else _no_broadcast():
             self._engine, *_ = deepspeed.initialize(
@@ -272,7 +272,7 @@ class _Copies(TorchCheckpointEngine):
         return taken, self._buffers.waits()
 
 
-def _optimizer(model: nn.Module, settings: EngineSettings) -> VetoedAdamW:
+def _optimizer(model: nn.Module, settings: EngineSettings, device: torch.device) -> VetoedAdamW:
     groups = parameter_groups(
         model,
         settings.weight_decay,
@@ -287,7 +287,7 @@ def _optimizer(model: nn.Module, settings: EngineSettings) -> VetoedAdamW:
         "fused": True,
     }
     if settings.optimizer == "muon":
-        return Muon(groups, settings.momentum, **adamw)
+        return Muon(groups, settings.momentum, device, **adamw)
     return VetoedAdamW(groups, **adamw)
 
 

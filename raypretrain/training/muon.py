@@ -51,12 +51,14 @@ class Muon(VetoedAdamW):
 
     Attributes:
         pieces: what the flat tensors consist of, by their id; a tensor that is not here is a whole matrix.
+        device: where matrices are made orthogonal; the state may lie elsewhere.
     """
 
-    pieces: dict[int, list[Piece]]
-
-    def __init__(self, groups: list[dict[str, Any]], momentum: float, **adamw: Any) -> None:
-        self.pieces = {}
+    def __init__(
+        self, groups: list[dict[str, Any]], momentum: float, device: torch.device, **adamw: Any
+    ) -> None:
+        self.pieces: dict[int, list[Piece]] = {}
+        self.device = device
         super().__init__([{"momentum": momentum, **group} for group in groups], **adamw)
 
     @torch.no_grad()
@@ -92,12 +94,12 @@ class Muon(VetoedAdamW):
             rate = group["lr"] * 0.2 * math.sqrt(max(piece.shape))
             flat = parameter.view(-1)[piece.place : piece.place + piece.entries]
             own = update.reshape(-1)[piece.begin : piece.begin + piece.entries]
-            flat.add_(own.to(flat.dtype), alpha=-rate)
+            flat.add_(own.to(flat), alpha=-rate)
 
     def _updates(self, parameter: Tensor, ahead: Tensor) -> Iterator[tuple[Piece, Tensor]]:
         whole = [Piece(parameter.shape, 0, 0, parameter.numel(), split=False)]
         for piece in self.pieces.get(id(parameter), whole):
-            matrix = ahead.view(-1)[piece.place : piece.place + piece.entries]
+            matrix = ahead.view(-1)[piece.place : piece.place + piece.entries].to(self.device)
             if piece.split:
                 full = matrix.new_zeros(piece.shape.numel())
                 full[piece.begin : piece.begin + piece.entries] = matrix

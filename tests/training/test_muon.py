@@ -23,6 +23,7 @@ BATCH, MICRO_BATCH, LENGTH, STEPS = 12, 3, 32, 4
 STAGES = [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 0), ("bf16", 1)]
 PHASES = (2, 1, 2)  # workers of each phase; every one but the first takes up what the one before saved
 RATE, DECAY, BETAS, MOMENTUM = 1e-2, 0.1, (0.9, 0.95), 0.9
+CPU = torch.device("cpu")
 
 
 def shape() -> ModelShape:
@@ -103,7 +104,7 @@ def make_engine(precision: str, zero: int, workers: int, universal: bool) -> Any
         optimizer="muon",
         momentum=MOMENTUM,
     )
-    return Engine(model(), settings, torch.device("cpu"))
+    return Engine(model(), settings, CPU)
 
 
 # ------------------------------------------------------------------------------------------------- the tests
@@ -204,7 +205,7 @@ def test_the_embedding_and_the_norms_are_learned_by_adamw() -> None:
         id(p) for name, p in trained.named_parameters() if name.startswith("blocks.") and p.ndim == 2
     }
     before = {name: p.detach().clone() for name, p in trained.named_parameters()}
-    optimizer = Muon(groups, MOMENTUM, lr=RATE, betas=BETAS, eps=1e-8, fused=True)
+    optimizer = Muon(groups, MOMENTUM, CPU, lr=RATE, betas=BETAS, eps=1e-8, fused=True)
     alone = torch.optim.AdamW([trained.embedding.weight], lr=RATE, betas=BETAS, weight_decay=DECAY)
     trained(batch(0), causal_targets(batch(0))).backward()
     optimizer.step()
@@ -222,7 +223,7 @@ def test_the_embedding_and_the_norms_are_learned_by_adamw() -> None:
 def test_a_vetoed_step_moves_nothing_and_leaves_no_momentum() -> None:
     trained = model()
     optimizer = Muon(
-        parameter_groups(trained, DECAY, muon=True), MOMENTUM, lr=RATE, betas=BETAS, eps=1e-8, fused=True
+        parameter_groups(trained, DECAY, muon=True), MOMENTUM, CPU, lr=RATE, betas=BETAS, eps=1e-8, fused=True
     )
     before = [p.detach().clone() for p in trained.parameters()]
     trained(batch(0), causal_targets(batch(0))).backward()
