@@ -21,7 +21,7 @@ from raypretrain.models.layout import to_huggingface
 from raypretrain.models.shape import ModelShape
 from raypretrain.tokens.objectives import MaskConfig, Masked, make_objective, whole_sequences
 from raypretrain.tokens.tokenizer import Tokenizer
-from raypretrain.training.optimizer import decay_groups
+from raypretrain.training.optimizer import parameter_groups
 
 IGNORED = -100
 TINY = {"width": 32, "layers": 2, "heads": 4, "feed_forward": 48}
@@ -74,7 +74,7 @@ def batches(tokenizer: Tokenizer, length: int, rows: int) -> torch.Tensor:
 
 def trained(model: Any, loss_of: Any, data: torch.Tensor, held_out: torch.Tensor) -> float:
     """Held-out loss after one pass over ``data``, in a bare loop."""
-    optimizer = torch.optim.AdamW(decay_groups(model, 0.1), lr=3e-3, betas=(0.9, 0.95), fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=3e-3, betas=(0.9, 0.95), fused=True)
     model.train()
     for step, batch in enumerate(data):
         for group in optimizer.param_groups:
