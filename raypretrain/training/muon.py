@@ -90,13 +90,13 @@ class Muon(VetoedAdamW):
         momentum.lerp_(gradient, 1 - group["momentum"])
         ahead = gradient.lerp(momentum, group["momentum"])  # Nesterov's
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        for piece, update in self._updates(parameter, ahead):
-            rate = group["lr"] * 0.2 * math.sqrt(max(piece.shape))
+        for piece, update in self._updates(parameter, ahead, group["stacked"]):
+            rate = group["lr"] * 0.2 * math.sqrt(max(piece.shape[0] // group["stacked"], piece.shape[1]))
             flat = parameter.view(-1)[piece.place : piece.place + piece.entries]
             own = update.reshape(-1)[piece.begin : piece.begin + piece.entries]
             flat.add_(own.to(flat), alpha=-rate)
 
-    def _updates(self, parameter: Tensor, ahead: Tensor) -> Iterator[tuple[Piece, Tensor]]:
+    def _updates(self, parameter: Tensor, ahead: Tensor, stacked: int) -> Iterator[tuple[Piece, Tensor]]:
         whole = [Piece(parameter.shape, 0, 0, parameter.numel(), split=False)]
         for piece in self.pieces.get(id(parameter), whole):
             matrix = ahead.view(-1)[piece.place : piece.place + piece.entries].to(self.device)
@@ -106,7 +106,7 @@ class Muon(VetoedAdamW):
                 dist.all_reduce(full)
                 matrix = full
             if piece.entries:
-                yield piece, orthogonal(matrix.view(piece.shape))
+                yield piece, torch.cat([orthogonal(part) for part in matrix.view(piece.shape).chunk(stacked)])
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -37,6 +37,10 @@ class VetoedAdamW(torch.optim.AdamW):
         return None
 
 
+_STACKED = {"query_key_value.weight": 3, "gate_up.weight": 2}
+"""Parameters that are several matrices, one above the other, by the ends of their names."""
+
+
 def parameter_groups(
     model: nn.Module,
     weight_decay: float,
@@ -53,9 +57,10 @@ def parameter_groups(
         matrix_rate: factor of the learning rate of the layers' matrices and of an output matrix.
 
     Returns:
-        Matrices first; each group with ``rate``, the factor of its learning rate.
+        Matrices first; each group with ``rate``, the factor of its learning rate, and ``stacked``, the number of
+        matrices that each of its parameters consists of.
     """
-    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float, float, int], list[nn.Parameter]] = {}
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     for name, parameter in sorted(named, key=lambda pair: pair[1].ndim < 2):
         inner = is_inner_matrix(name, parameter)
@@ -65,10 +70,11 @@ def parameter_groups(
         if rule is not None:
             rate *= rule.learning_rate
             decay = decay if rule.weight_decay is None else rule.weight_decay
-        groups.setdefault((muon and inner, rate, decay), []).append(parameter)
+        stacked = next((n for end, n in _STACKED.items() if muon and name.endswith(end)), 1)
+        groups.setdefault((muon and inner, rate, decay, stacked), []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay, "rate": rate, "muon": orthogonal}
-        for (orthogonal, rate, decay), parameters in groups.items()
+        {"params": parameters, "weight_decay": decay, "rate": rate, "muon": orthogonal, "stacked": stacked}
+        for (orthogonal, rate, decay, stacked), parameters in groups.items()
     ]
 
 

@@ -13,6 +13,7 @@ from process_group import leave, start_workers
 from targets import causal_targets
 
 from raypretrain.models.config import ModelConfig, ModelShape
+from raypretrain.models.families import build
 from raypretrain.models.llama import Llama
 from raypretrain.training.microbatch import MicroBatch
 from raypretrain.training.muon import Muon, orthogonal
@@ -26,8 +27,11 @@ RATE, DECAY, BETAS, MOMENTUM = 1e-2, 0.1, (0.9, 0.95), 0.9
 CPU = torch.device("cpu")
 
 
+SIZES = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 64}
+
+
 def shape() -> ModelShape:
-    return ModelConfig(preset="llama-1m", width=32, layers=2, heads=2, feed_forward=64).shape(128, LENGTH)
+    return ModelConfig(preset="llama-1m", **SIZES).shape(128, LENGTH)
 
 
 def model() -> Llama:
@@ -217,6 +221,28 @@ def test_the_embedding_and_the_norms_are_learned_by_adamw() -> None:
     query = trained.blocks[0].attention.query.weight.detach() - before["blocks.0.attention.query.weight"]
     # As large as AdamW's steps: 0.2 · rate · sqrt(32) / sqrt(32), and the decay beside it.
     assert 0.12 * RATE < float(query.square().mean().sqrt()) < 0.28 * RATE
+
+
+@pytest.mark.unit
+def test_matrices_that_are_stacked_are_made_orthogonal_one_by_one() -> None:
+    trained = build(ModelConfig(preset="modernbert-1m", **SIZES).shape(128, LENGTH))
+    trained.init_weights(0)
+    optimizer = Muon(parameter_groups(trained, 0.0, muon=True), 0.0, CPU, lr=1.0, fused=True)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in trained.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    for name, number in (
+        ("attention.query_key_value", 3),
+        ("feed_forward.gate_up", 2),
+        ("feed_forward.down", 1),
+    ):
+        weight = trained.get_parameter(f"blocks.1.{name}.weight")
+        before = weight.detach().clone()
+        optimizer.step()
+        for part in (before - weight.detach()).chunk(number):
+            values = torch.linalg.svdvals(part) / (0.2 * max(part.shape) ** 0.5)
+            assert values.median() > 0.7, name
+            assert values.max() < 1.3, name
 
 
 @pytest.mark.unit
