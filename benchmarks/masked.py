@@ -132,7 +132,7 @@ def transformers_bert(shape: ModelShape) -> nn.Module:
 def race(trained: dict[str, Trained], rounds: int) -> dict[str, float]:
     """Real tokens a second: each goes once through all its batches a round, a step each in turn; medians of rounds."""
     speeds: dict[str, list[float]] = {name: [] for name in trained}
-    for each in trained.values():  # a round's worth of buffers, and of padded shapes
+    for each in trained.values():  # what is made at the first use does not count
         each.step()
     for _ in range(rounds):
         seconds = dict.fromkeys(trained, 0.0)

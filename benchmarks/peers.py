@@ -80,8 +80,7 @@ def ours(work: Work, form: Form) -> Contestant:
     work.place(model)
     if form == "compiled":
         compile_ours(model)
-    ids = work.ids()
-    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    inputs, targets = work.rows()
     step = bare_loop(model, lambda: model(inputs, targets))
     return Contestant("ours", form, model, step, work.shape.flops_per_token(work.length))
 
@@ -99,7 +98,7 @@ def in_transformers(work: Work, form: Form) -> Contestant:
     model: Any = work.place(transformers_llama(work.shape))
     if form == "compiled":
         model.compile()
-    ids = work.ids()[:, :-1].contiguous()  # it shifts by itself, so that one position fewer counts
+    ids, _ = work.rows()  # it shifts by itself, so that one position fewer counts
     step = bare_loop(model, lambda: model(input_ids=ids, labels=ids).loss)
     return Contestant("transformers", form, model, step, work.shape.flops_per_token(work.length))
 
@@ -151,8 +150,7 @@ def in_litgpt(work: Work, form: Form) -> Contestant:
     model: Any = work.place(litgpt_llama(work.shape))
     if form == "compiled":
         model.compile()
-    ids = work.ids()
-    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    inputs, targets = work.rows()
     step = bare_loop(model, lambda: chunked_cross_entropy(model(inputs), targets))
     return Contestant("litgpt", form, model, step, work.shape.flops_per_token(work.length))
 
@@ -162,8 +160,7 @@ def nanogpt_style(work: Work, form: Form) -> Contestant:
     model: Any = work.place(PlainGpt2.as_large_as(work.shape, work.length))
     if form == "compiled":
         model.compile()
-    ids = work.ids()
-    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    inputs, targets = work.rows()
     step = bare_loop(model, lambda: model(inputs, targets), cosine=True)
     return Contestant("nanoGPT-style", form, model, step, gpt2_flops_per_token(model, work.length))
 

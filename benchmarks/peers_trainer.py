@@ -22,7 +22,7 @@ class Rows(Dataset[dict[str, Tensor]]):
     """The rows of the batch again and again."""
 
     def __init__(self, work: Work) -> None:
-        self.rows = work.ids()[:, :-1].cpu()
+        self.rows = work.rows()[0].cpu()
 
     def __len__(self) -> int:
         return 1024 * len(self.rows)
@@ -89,9 +89,8 @@ class Running(TrainerCallback):
 def start_trainer(model: nn.Module, work: Work, compiled: bool) -> Running:
     """A ``Trainer`` on the work's rows with its defaults; fp32, or bf16 as the weights are, without autocasting."""
     if work.device == "cpu":
-        os.environ.setdefault(
-            "DS_ACCELERATOR", "cpu"
-        )  # accelerate imports DeepSpeed where it is, which looks for one
+        # accelerate imports DeepSpeed where it is, which says so if it finds no accelerator.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     running = Running()
     arguments = TrainingArguments(
         output_dir=running.folder.name,

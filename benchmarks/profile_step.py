@@ -138,8 +138,7 @@ class Profiled:
 
 def profile(work: Work, rounds: int, with_peer: bool) -> dict[str, dict[str, float]]:
     """Seconds by part of our step, and of that of transformers, in turn."""
-    ids = work.ids()
-    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    inputs, targets = work.rows()
     model: Any = build(work.shape)
     model.init_weights(0)
     work.place(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -61,7 +61,7 @@ class Time:
 
 
 def in_turn(
-    names: Iterable[str], forms: Iterable[Form], work: Work, rounds: int, steps: int = 1
+    names: Sequence[str], forms: Sequence[Form], work: Work, rounds: int, steps: int = 1
 ) -> list[Time]:
     """All of them, a few steps each in turn, so that a busy moment of the machine hits all alike.
 
@@ -82,11 +82,13 @@ def in_turn(
     finally:
         for each in contestants:
             each.close()
+        if "compiled" in forms:
+            torch.compiler.reset()  # it keeps a few forms of a function alone, and makes sizes that vary variables
     return times
 
 
 def one_by_one(
-    names: Iterable[str], forms: Iterable[Form], work: Work, rounds: int, steps: int
+    names: Sequence[str], forms: Sequence[Form], work: Work, rounds: int, steps: int
 ) -> list[Time]:
     """Each alone, with the GPU's memory to itself; what does not fit is left out with a line."""
     times = []
@@ -105,7 +107,6 @@ def one_by_one(
                 each.peak = 0 if work.device == "cpu" else torch.cuda.max_memory_allocated()
                 times.append(each)
             gc.collect()
-            torch.compiler.reset()
             if work.device != "cpu":
                 torch.cuda.empty_cache()
     return times

@@ -46,10 +46,11 @@ class Work:
         """The model in this precision, on this device."""
         return model.to(device=self.device, dtype=self.dtype)
 
-    def ids(self) -> Tensor:
-        """[batch, length + 1] random token ids."""
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """[batch, length] random token ids, and for each the one after it."""
         size, draw = (self.batch, self.length + 1), torch.Generator().manual_seed(0)
-        return torch.randint(0, self.shape.vocabulary, size, generator=draw).to(self.device)
+        ids = torch.randint(0, self.shape.vocabulary, size, generator=draw).to(self.device)
+        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
     def synchronize(self) -> None:
         """Wait for what the device has been given to do."""
