@@ -71,8 +71,8 @@ def packed_batches(
     Args:
         alone: attention and positions stop at the edges of documents.
     """
-    special = {"bos": tokenizer.bos, "eos": tokenizer.eos, "pad": tokenizer.pad}
-    _, sequences = pack(documents, length, "concatenate", **special)
+    bos, eos, pad = tokenizer.bos, tokenizer.eos, tokenizer.pad
+    _, sequences = pack(documents, length, "concatenate", bos=bos, eos=eos, pad=pad)
     objective = make_objective("masked", MaskConfig(), tokenizer, seed=0)
     batches = []
     for first in range(0, len(sequences) - rows + 1, rows):

@@ -183,6 +183,19 @@ def table(work: Work, found: dict[str, dict[str, float]], peak: float) -> list[l
     return rows
 
 
+def as_rows(work: Work, found: dict[str, dict[str, float]], peak: float, what: str) -> list[Row]:
+    """For the file: of each part its FLOP/s against the peak, and its time against that of the peer."""
+    ours, peer = found["ours"], found.get("transformers")
+    flops = flops_by_part(work.shape, work.length)
+    rows = [
+        Row(f"FLOP/s ÷ peak, {part}: {what}", work.tokens * flops[part] / ours[part], peak, None)
+        for part in flops
+    ]
+    if peer:
+        rows += [Row(f"seconds, {part}: {what}", ours[part], peer[part], None, less=True) for part in ours]
+    return rows
+
+
 def compiled(work: Work, rounds: int, peak: float) -> list[object]:
     """The line of the whole step, compiled."""
     [time_of] = in_turn(["ours"], ["compiled"], work, rounds)
@@ -221,9 +234,7 @@ def main() -> None:
             title = f"{size}, {precision}: a step by part; products at most {peak / 1e9:,.0f} GFLOP/s"
             columns = ["", "ms", "share", "GFLOP/s", "÷ peak", "transformers, ms", "its ÷ ours"]
             show(title, columns, lines)
-            for part in (*PARTS, "all"):
-                name, peer = f"ms of {part}: {size}, {precision}", found.get("transformers", found["ours"])
-                figures.append(Row(name, 1000 * found["ours"][part], 1000 * peer[part], None, less=True))
+            figures += as_rows(work, found, peak, f"{size}, {precision}")
     say_load()
     if options.json:
         write(figures, options.json)

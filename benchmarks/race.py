@@ -25,7 +25,7 @@ class Time:
 
     Args:
         flops: of a token.
-        first: seconds of the first step, in which what is to be compiled is.
+        beginning: seconds of the first two steps, in which what is to be compiled is.
         seconds: of each of the later steps.
         peak: bytes of a GPU's memory at most.
     """
@@ -35,7 +35,7 @@ class Time:
     work: Work
     parameters: int
     flops: int
-    first: float
+    beginning: float
     seconds: list[float] = field(default_factory=list)
     peak: int = 0
 
@@ -73,9 +73,7 @@ def in_turn(
     try:
         for name in names:
             contestants += [ENTRIES[name].make(work, form) for form in forms]
-        times = [_first(each, work) for each in contestants]
-        for each in contestants:
-            _seconds(each, work, 1)  # the first step has changed what the second is compiled for
+        times = [_begun(each, work) for each in contestants]
         for _ in range(rounds):
             for each, taken in zip(contestants, times, strict=True):
                 taken.seconds.append(_seconds(each, work, steps))
@@ -112,9 +110,9 @@ def one_by_one(
     return times
 
 
-def _first(each: Contestant, work: Work) -> Time:
-    seconds = _seconds(each, work, 1)
-    return Time(each.name, each.form, work, each.parameters, each.flops, seconds)
+def _begun(each: Contestant, work: Work) -> Time:
+    # The first step may change what the second is compiled for.
+    return Time(each.name, each.form, work, each.parameters, each.flops, 2 * _seconds(each, work, 2))
 
 
 def _seconds(contestant: Contestant, work: Work, steps: int) -> float:
@@ -163,7 +161,7 @@ def show_times(times: list[Time], title: str, peak: float | None = None) -> None
     columns += ["memory, GB"] if on_gpu else []
     rows: list[list[object]] = []
     for each in times:
-        compiling = each.first - each.median if each.form == "compiled" else ""
+        compiling = each.beginning - 2 * each.median if each.form == "compiled" else ""
         row = [each.label, each.parameters, each.tokens_per_second, 1000 * each.median, compiling]
         row += [each.flops_per_second / 1e12, each.flops_per_second / peak] if peak else []
         row += [each.peak / 1e9] if on_gpu else []

@@ -33,7 +33,9 @@ class TakesTurns(Worker):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self.bare = ours(work_of(job.recipe.model.preset, "fp32"), "eager").step
+        preset = job.recipe.model.preset
+        assert preset is not None
+        self.bare = ours(work_of(preset, "fp32"), "eager").step
         self.seconds: list[tuple[float, float]] = []
 
     def log_step(self, row: dict[str, Any], data: StepRows) -> None:
