@@ -41,7 +41,7 @@ def matmul_peak(device: str, dtype: torch.dtype, quick: bool = False) -> float:
     """
     sizes = (1024, 2048) if device == "cpu" else (4096, 8192, 16384)
     return max(
-        _fastest(size, device, dtype, 3 if device == "cpu" else 10) for size in sizes[: 1 if quick else None]
+        _fastest(size, device, dtype, 5 if device == "cpu" else 10) for size in sizes[: 1 if quick else None]
     )
 
 
