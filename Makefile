@@ -33,6 +33,9 @@ faults: setup  ## the fault schedule, every row, as a table; TIMES=3 runs it thr
 
 bench: setup  ## the benchmarks, side by side with their peers
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/masked.py
+	$(BIN)/python benchmarks/profile_step.py
+	$(BIN)/python benchmarks/head_loss.py
 	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/recovery.py
 	$(BIN)/python benchmarks/goodput.py

@@ -1,97 +1,214 @@
-"""The plainest training loops that others would write: what the whole stack is measured against.
+"""The training step as others would write it: what ours is measured against.
 
-Both models have the same shape, precision, tokens and optimizer (torch's fused AdamW), in eager mode. With
-``bf16`` the weights, the forward and backward pass and the optimizer's state are bf16.
+All have the same precision, tokens, optimizer (torch's fused AdamW) and limit of the gradient's norm, and the same
+shape or, where the architecture is another, about as many parameters. Each comes as it is and compiled by
+``torch.compile``. A contestant whose library is not installed is left out with a line that says how to get it.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-from typing import Literal
+import importlib.util
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from peers_gpt2 import PlainGpt2, gpt2_flops_per_token
+from sizes import Work
+from torch import Tensor, nn
 
-from raypretrain.models.config import PRESETS, ModelConfig, ModelShape
-from raypretrain.models.llama import Llama
+from raypretrain.models.families import build
+from raypretrain.models.shape import ModelShape
 
-Precision = Literal["fp32", "bf16"]
-Step = Callable[[], float]
+Form = Literal["eager", "compiled"]
+FORMS: tuple[Form, ...] = ("eager", "compiled")
+OURS_BY_DEFAULT: Form = "eager"
+"""How a run of ours trains if its recipe says nothing: what the goals are for."""
 
-BATCH, LENGTH, VOCABULARY = 8, 512, 16384
-
-TEN_MILLION = ModelConfig(width=256, layers=8, heads=4, feed_forward=704)
-
-
-def random_tokens(seed: int = 0) -> Tensor:
-    """[BATCH, LENGTH + 1] token ids."""
-    return torch.randint(0, VOCABULARY, (BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(seed))
+Step = Callable[[], None]
+CLIP = 1.0
 
 
-def bare_step(preset: str, precision: Precision) -> Step:
-    """One step of our :class:`Llama` in a bare loop, as a function that returns the loss."""
-    model = Llama(_shape(preset))
-    model.init_weights(0)
-    ids = random_tokens()
-    return _step(model, precision, lambda: model(ids[:, :-1], ids[:, 1:]))
-
-
-def transformers_step(preset: str, precision: Precision) -> Step:
-    """One step of ``transformers``' ``LlamaForCausalLM``, called as documented, with ``labels``."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    model = LlamaForCausalLM(LlamaConfig(**_shape(preset).to_huggingface_config(), use_cache=False))
-    ids = random_tokens()[:, :-1]  # it shifts by itself, so that one position fewer counts
-    return _step(model, precision, lambda: model(input_ids=ids, labels=ids).loss)
-
-
-def tokens_per_second(steps: dict[str, Step], rounds: int, threads: int) -> dict[str, float]:
-    """The median speed of each step, run in turn so that a busy moment of the machine hits all alike.
+@dataclass
+class Contestant:
+    """Somebody's training step.
 
     Args:
-        steps: by name; each works on BATCH · LENGTH tokens.
-        rounds: steps of each that count, after one that does not.
-        threads: of torch; set back afterwards.
+        step: forward, backward and optimizer on the work's tokens.
+        flops: of a token, as :meth:`ModelShape.flops_per_token` counts them.
+        close: ends what it has running.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    try:
-        for number in range(rounds + 1):
-            for name, step in steps.items():
-                start = time.perf_counter()
-                step()
-                if number:
-                    seconds[name].append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(before)
-    return {name: BATCH * LENGTH / statistics.median(times) for name, times in seconds.items()}
+
+    name: str
+    form: Form
+    model: nn.Module
+    step: Step
+    flops: int
+    close: Callable[[], None] = field(default=lambda: None)
+
+    @property
+    def parameters(self) -> int:
+        """Of its network; a weight that is used twice counts once."""
+        return sum(weight.numel() for weight in self.model.parameters())
 
 
-def compare(preset: str, precision: Precision, threads: int, rounds: int = 7) -> dict[str, float]:
-    """Tokens per second of ``ours`` and of ``transformers`` in the bare loop."""
-    steps = {"ours": bare_step(preset, precision), "transformers": transformers_step(preset, precision)}
-    return tokens_per_second(steps, rounds, threads)
-
-
-def _shape(name: str) -> ModelShape:
-    """A preset's shape; or ``10m-in-all``: with the embedding, where a preset's name counts without it."""
-    config = ModelConfig(preset=name) if name in PRESETS else TEN_MILLION
-    return config.shape(VOCABULARY, LENGTH)
-
-
-def _step(model: torch.nn.Module, precision: Precision, compute_loss: Callable[[], Tensor]) -> Step:
-    if precision == "bf16":
-        model.bfloat16()
+def bare_loop(model: nn.Module, compute_loss: Callable[[], Tensor], cosine: bool = False) -> Step:
+    """The plainest training step: forward, backward, clip, optimizer."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1000) if cosine else None
 
-    def step() -> float:
-        loss = compute_loss()
-        loss.backward()
+    def step() -> None:
+        compute_loss().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
+        if schedule:
+            schedule.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss.item()
 
     return step
+
+
+def compile_ours(model: nn.Module) -> None:
+    """The one place that says how our networks are compiled."""
+    model.compile()
+
+
+def ours(work: Work, form: Form) -> Contestant:
+    """Our network in a bare loop."""
+    model = build(work.shape)
+    model.init_weights(0)
+    work.place(model)
+    if form == "compiled":
+        compile_ours(model)
+    inputs, targets = work.rows()
+    step = bare_loop(model, lambda: model(inputs, targets))
+    return Contestant("ours", form, model, step, work.shape.flops_per_token(work.length))
+
+
+def transformers_llama(shape: ModelShape) -> Any:
+    """``transformers``' ``LlamaForCausalLM`` of our shape."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    values = {key: value for key, value in shape.to_huggingface_config().items() if key != "model_type"}
+    return LlamaForCausalLM(LlamaConfig(**values, use_cache=False))
+
+
+def in_transformers(work: Work, form: Form) -> Contestant:
+    """``LlamaForCausalLM`` in a bare loop, called as documented, with ``labels``."""
+    model: Any = work.place(transformers_llama(work.shape))
+    if form == "compiled":
+        model.compile()
+    ids, _ = work.rows()  # it shifts by itself, so that one position fewer counts
+    step = bare_loop(model, lambda: model(input_ids=ids, labels=ids).loss)
+    return Contestant("transformers", form, model, step, work.shape.flops_per_token(work.length))
+
+
+def in_trainer(work: Work, form: Form) -> Contestant:
+    """The same in ``transformers``' ``Trainer``."""
+    from peers_trainer import start_trainer
+
+    model = work.place(transformers_llama(work.shape))
+    running = start_trainer(model, work, form == "compiled")
+    flops = work.shape.flops_per_token(work.length)
+    return Contestant("Trainer", form, model, running.step, flops, running.stop)
+
+
+def litgpt_llama(shape: Any) -> Any:
+    """litgpt's ``GPT`` configured as a Llama of our shape; the output matrix is the embedding where ours is."""
+    from litgpt.config import Config
+    from litgpt.model import GPT
+
+    config = Config(
+        block_size=shape.max_length,
+        n_layer=shape.layers,
+        n_embd=shape.width,
+        n_head=shape.heads,
+        n_query_groups=shape.key_value_heads,
+        head_size=shape.head_width,
+        vocab_size=shape.vocabulary,
+        padded_vocab_size=shape.vocabulary,
+        intermediate_size=shape.feed_forward,
+        rotary_percentage=1.0,
+        rope_base=int(shape.rope_theta),
+        parallel_residual=False,
+        bias=False,
+        norm_class_name="RMSNorm",
+        norm_eps=shape.norm_eps,
+        mlp_class_name="LLaMAMLP",
+    )
+    model = GPT(config)
+    model.apply(model._init_weights)
+    if shape.tied:
+        model.transformer.wte.weight = model.lm_head.weight
+    return model
+
+
+def in_litgpt(work: Work, form: Form) -> Contestant:
+    """litgpt's network and loss, as its ``pretrain`` calls them; that compiles always."""
+    from litgpt.utils import chunked_cross_entropy
+
+    model: Any = work.place(litgpt_llama(work.shape))
+    if form == "compiled":
+        model.compile()
+    inputs, targets = work.rows()
+    step = bare_loop(model, lambda: chunked_cross_entropy(model(inputs), targets))
+    return Contestant("litgpt", form, model, step, work.shape.flops_per_token(work.length))
+
+
+def nanogpt_style(work: Work, form: Form) -> Contestant:
+    """A GPT-2 of as many parameters in the style of nanoGPT, which compiles by default."""
+    model: Any = work.place(PlainGpt2.as_large_as(work.shape, work.length))
+    if form == "compiled":
+        model.compile()
+    inputs, targets = work.rows()
+    step = bare_loop(model, lambda: model(inputs, targets), cosine=True)
+    return Contestant("nanoGPT-style", form, model, step, gpt2_flops_per_token(model, work.length))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Who can take part.
+
+    Args:
+        needs: the packages that it imports.
+        install: how one gets them.
+    """
+
+    make: Callable[[Work, Form], Contestant]
+    needs: tuple[str, ...] = ()
+    install: str = ""
+
+    @property
+    def missing(self) -> list[str]:
+        """The packages that are not installed."""
+        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+
+
+ENTRIES: dict[str, Entry] = {
+    "ours": Entry(ours),
+    "transformers": Entry(in_transformers, ("transformers",), "pip install transformers"),
+    "Trainer": Entry(in_trainer, ("transformers", "accelerate"), "pip install transformers accelerate"),
+    "litgpt": Entry(
+        in_litgpt,
+        ("litgpt", "lightning", "lightning_utilities", "torchmetrics"),
+        "pip install --no-deps litgpt lightning lightning-utilities torchmetrics",
+    ),
+    "nanoGPT-style": Entry(nanogpt_style),
+}
+"""By name; ours is always there, and first."""
+
+
+def taking_part(chosen: Iterable[str] | None = None) -> list[str]:
+    """The names of those who are chosen, or of all, and are installed; says who is not.
+
+    Raises:
+        SystemExit: one is not known.
+    """
+    names = list(ENTRIES) if chosen is None else ["ours", *(name for name in chosen if name != "ours")]
+    if unknown := [name for name in names if name not in ENTRIES]:
+        raise SystemExit(f"there is no peer '{unknown[0]}'; known: {', '.join(list(ENTRIES)[1:])}")
+    for name in names:
+        if missing := ENTRIES[name].missing:
+            how = ENTRIES[name].install
+            print(f"{name} is left out: {', '.join(missing)} is not installed ({how})", flush=True)
+    return [name for name in names if not ENTRIES[name].missing]

@@ -1,97 +1,73 @@
-"""The training step: the whole stack against a bare loop, and our model against that of transformers.
+"""The training step against what others would write: our network ÷ each peer's, and the whole stack ÷ a bare loop.
 
-The stack (Ray Data, Ray Train, DeepSpeed, our loop; one worker, one thread) and the bare PyTorch loop take
-turns in the same process, a step each, so that a busy moment of the machine hits both. The stream works on
-the other core meanwhile, as it does in a real run.
+All take turns in one process, in one thread, a step each. The peers are transformers' LlamaForCausalLM in a bare loop
+and in its Trainer, litgpt, and a GPT-2 in nanoGPT's style; each as it comes and again compiled. Parts: the stack, and
+networks of 10 and 30 million parameters in all. What torch.compile has made is kept where torch keeps it, so that a
+second run compiles in less time; --cold compiles anew.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
+import argparse
+import os
 import tempfile
-import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-from peers import BATCH, LENGTH, VOCABULARY, bare_step, compare
-from report import Row, arguments, report
-from text import write_corpus
+import torch
+from peers import FORMS, OURS_BY_DEFAULT, taking_part
+from race import in_turn, ratios, show_times
+from report import Row, parser, report, say_load
+from sizes import PRECISIONS, work_of
 
-from raypretrain.config import validate
-from raypretrain.tokens.dealer import StepRows
-from raypretrain.training.job import Job
-from raypretrain.training.pretrain import pretrain
-from raypretrain.training.recipe import PretrainRecipe
-from raypretrain.training.worker import Worker
-
-WARM_UP = 2
+STACK, PARTS = "stack", ("stack", "10m", "30m", "llama-10m", "nano")
 
 
-class TakesTurns(Worker):
-    """A worker that runs a step of the bare loop after each of its own."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        self.bare = bare_step(job.recipe.model.preset, "fp32")
-        self.seconds: list[tuple[float, float]] = []
-
-    def log_step(self, row: dict[str, Any], data: StepRows) -> None:
-        super().log_step(row, data)
-        begun = time.perf_counter()
-        self.bare()
-        self.seconds.append((row["step_seconds"], time.perf_counter() - begun))
-        (self.folder.path / "turns.json").write_text(json.dumps(self.seconds))
-
-
-def turns(config: dict[str, Job]) -> None:
-    """The training function of the benchmark."""
-    TakesTurns(config["job"]).run()
+def options_of() -> argparse.Namespace:
+    """What the command line says."""
+    made = parser(__doc__ or "")
+    made.add_argument("--only", action="append", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
+    made.add_argument("--peers", metavar="NAMES", help="only these, with commas between them")
+    made.add_argument("--precision", action="append", choices=PRECISIONS, help="only this one")
+    made.add_argument("--form", action="append", choices=FORMS, help="only eager, or only compiled")
+    made.add_argument(
+        "--ours", choices=FORMS, default=OURS_BY_DEFAULT, help="the form that the goals are for"
+    )
+    made.add_argument("--rounds", type=int, help="steps of each that count; 5, with --quick 2")
+    made.add_argument("--cold", action="store_true", help="with nothing compiled before")
+    return made.parse_args()
 
 
-def stack_and_bare(preset: str, steps: int, sample: int) -> tuple[float, float]:
-    """Tokens per second of the whole stack and of the bare loop: medians.
-
-    The tokenizer is trained on ``sample`` bytes; the corpus has three times as many.
-    """
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        write_corpus(folder / "corpus", 3 * sample)
-        values = {
-            "run": {"folder": str(folder / "run")},
-            "corpus": {"sources": [{"path": str(folder / "corpus")}]},
-            "tokenizer": {"vocabulary": VOCABULARY, "sample": sample},
-            "sequences": {"length": LENGTH, "window": 1_000_000},
-            "model": {"preset": preset},
-            "training": {
-                "steps": WARM_UP + steps,
-                "global_batch": BATCH,
-                "evaluation": {"sequences": 8, "every": 10**6},
-                "checkpoint": {"every": 10**6},
-            },
-            # One worker has nobody to share its optimizer with, nor has the bare loop.
-            "compute": {"workers": 1, "zero": 0, "device": "cpu", "micro_batch": BATCH, "cpus_per_worker": 1},
-        }
-        recipe = validate(values, PretrainRecipe, folder=folder, where="benchmark")
-        pretrain(recipe, lambda event: None, function=turns)
-        seconds = json.loads((folder / "run" / "turns.json").read_text())[WARM_UP:]
-    ours, bare = (statistics.median(column) for column in zip(*seconds, strict=True))
-    return BATCH * LENGTH / ours, BATCH * LENGTH / bare
+def against_peers(options: argparse.Namespace, sizes: list[str]) -> Iterator[Row]:
+    """Ours ÷ each peer, by size and precision."""
+    torch.set_num_threads(1)
+    names = taking_part(options.peers and options.peers.split(","))
+    forms = options.form or (["eager"] if options.quick else FORMS)
+    for size in sizes:
+        for precision in options.precision or PRECISIONS:
+            times = in_turn(
+                names, forms, work_of(size, precision), options.rounds or (2 if options.quick else 5)
+            )
+            show_times(times, f"{size}, {precision}, one thread")
+            yield from ratios(times, f"{size}, {precision}", options.ours)
 
 
 def main() -> None:
     """Run it."""
-    options = arguments(__doc__ or "")
+    options = options_of()
+    parts = options.only or (["stack", "nano"] if options.quick else ["stack", "10m", "30m"])
     rows = []
-    presets = ("llama-1m",) if options.quick else ("10m-in-all", "llama-10m")
-    for preset in presets:
-        for precision, goal in (("fp32", 1.15), ("bf16", 1.2)):
-            speed = compare(preset, precision, threads=1, rounds=2 if options.quick else 5)
-            name = f"our model ÷ transformers, {preset}, {precision}"
-            rows.append(Row(name, speed["ours"], speed["transformers"], goal))
-    steps, sample = (3, 500_000) if options.quick else (16, 4_000_000)
-    ours, bare = stack_and_bare(presets[-1], steps, sample)
-    rows.insert(0, Row(f"the whole stack ÷ a bare loop, {presets[-1]}, fp32", ours, bare, 0.97))
+    say_load()
+    if STACK in parts:
+        from stack import stack_and_bare
+
+        preset, steps, sample = ("llama-1m", 3, 500_000) if options.quick else ("llama-10m", 16, 4_000_000)
+        stack, bare = stack_and_bare(preset, steps, sample)
+        rows.append(Row(f"the whole stack ÷ a bare loop: {preset}, fp32", stack, bare, 0.97))
+    with tempfile.TemporaryDirectory() as empty:
+        if options.cold:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty
+        rows += against_peers(options, [part for part in parts if part != STACK])
+    say_load()
     report("training step, one thread", "tokens/s", rows, options.json)
 
 
