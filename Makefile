@@ -42,7 +42,7 @@ bench: setup  ## the benchmarks, side by side with their peers
 
 lock:  ## pin what pyproject.toml asks for, as found today
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet setuptools -e '.[s3,web,demo,dev]'
+	.venv-lock/bin/pip install --quiet setuptools -e '.[s3,web,demo,evaluate,dev]'
 	{ echo "# Every dependency, the transitive ones too, pinned. Made by \`make lock\`; torch is the build that pip finds for this machine."; \
 	  .venv-lock/bin/pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//'; } > requirements.lock
 	rm -rf .venv-lock

@@ -28,6 +28,7 @@ corpus_app = typer.Typer(help="Corpora.", no_args_is_help=True, rich_markup_mode
 app.add_typer(corpus_app, name="corpus")
 
 Recipe = Annotated[Path, typer.Argument(help="A recipe (YAML).", metavar="RECIPE")]
+Model = Annotated[Path, typer.Argument(help="The folder of a released model, or a run's.", metavar="MODEL")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="a.b=c", help="Override a key of the recipe; as often as needed."),
@@ -332,7 +333,7 @@ def trace(
 
 @app.command()
 def sample(
-    model: Annotated[Path, typer.Argument(help="A released model's folder.", metavar="MODEL")],
+    model: Model,
     prompt: Annotated[str, typer.Option(help="What to continue.")] = "",
     tokens: Annotated[int, typer.Option(min=1, help="At most so many new tokens.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.8,
@@ -343,17 +344,59 @@ def sample(
     seed: Annotated[int, typer.Option(help="The same seed draws the same text.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Have a released model write.
+    """Have a released model write, or a run's newest checkpoint.
 
     \b
     Example:
-      raypretrain sample runs/pretrain-small/model --prompt "This film" --number 2
+      raypretrain sample runs/pretrain-small --prompt "This film" --number 2
     """
+    from raypretrain.training.release import released
     from raypretrain.training.sampling import sample as draw
 
-    texts = draw(model, prompt, tokens, temperature, top_p, [seed + i for i in range(number)])
+    with released(model, lambda line: print(line, file=sys.stderr)) as (folder, _):
+        texts = draw(folder, prompt, tokens, temperature, top_p, [seed + i for i in range(number)])
     values = {"prompt": prompt, "samples": texts}
     _show(values, as_json, lambda values: print("\n\n".join(prompt + text for text in texts)))
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    tasks: Annotated[str, typer.Option(help="Names of lm-eval's tasks or of yours, with commas between.")],
+    task_folder: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Task files (.yaml) of your own.")
+    ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Let your task files run the Python that they name.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many documents of each task.")] = None,
+    few_shot: Annotated[
+        int | None, typer.Option(min=0, help="So many examples before each; by default the task's.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="So many requests at a time.")] = 8,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the result there too, as JSON.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a released model, or a run's newest checkpoint, by lm-eval: its tasks, or task files of your own.
+
+    Needs the extra 'evaluate'. The data of lm-eval's own tasks come from the Hugging Face hub.
+
+    \b
+    Examples:
+      raypretrain evaluate runs/pretrain-small --tasks hellaswag,arc_easy --limit 500
+      raypretrain evaluate runs/pretrain-small/model --tasks reviews --task-folder my-tasks --json
+    """
+    from raypretrain.console import CopyView
+    from raypretrain.evaluationview import print_scores
+    from raypretrain.training.lm_evaluation import Settings, evaluate_model
+
+    settings = Settings(task_folder, allow_code, limit, few_shot, batch, device)
+    with CopyView() as view:
+        found = evaluate_model(model, [name.strip() for name in tasks.split(",")], settings, output, view.say)
+    _show(found, as_json, print_scores)
 
 
 @app.command()

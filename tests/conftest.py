@@ -19,6 +19,8 @@ pytest_plugins = ["fault_table"]
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 # The keys of the tests' own S3 server reach every process of the session, Ray's workers too, by these files.
 _KEYS = Path(tempfile.mkdtemp(prefix="raypretrain-tests-"))
@@ -26,6 +28,7 @@ os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(_KEYS / "credentials")
 os.environ["AWS_CONFIG_FILE"] = str(_KEYS / "config")
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["TORCH_EXTENSIONS_DIR"] = str(_KEYS / "extensions")
+os.environ["HF_DATASETS_CACHE"] = str(_KEYS / "datasets")
 
 
 @pytest.hookimpl(tryfirst=True)

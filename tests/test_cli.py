@@ -56,7 +56,7 @@ def test_as_a_process_it_ends_with_status_2_and_one_line() -> None:
 def test_without_a_command_it_shows_its_commands(command: Command) -> None:
     status, out, error = command.run()
     assert status == 2
-    for name in ("pretrain", "tokenizer", "export", "sample", "finetune", "search", "demo"):
+    for name in ("pretrain", "tokenizer", "export", "sample", "evaluate", "finetune", "search", "demo"):
         assert name in out + error
 
 

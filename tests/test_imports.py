@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "raypretrain"
 ORDER = [
     "cli",
     "demo",
+    "evaluationview",
     "console",
     "statusview",
     "finetuning",

@@ -76,7 +76,7 @@ def _read(folder: Path) -> Loaded:
         str(folder / "config.json"),
     )
     loaded = Loaded(shape, {})
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118  (no mapping)
@@ -102,7 +102,12 @@ def _add(loaded: Loaded, name: str, weight: Tensor) -> None:
         loaded.state[found[0]] = found[1]
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model's folder.
+
+    Raises:
+        InputError: it has none, or pickled weights only.
+    """
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.exists():
         return [single]

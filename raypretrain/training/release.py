@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,29 @@ def release(folder: RunFolder, recipe: PretrainRecipe, tokenizer: Tokenizer) -> 
     export(folder, folder.model, say=lambda line: None)
     shape = recipe.model.shape(tokenizer.vocabulary, recipe.sequences.length)
     return {"model": str(folder.model), "parameters": shape.parameters, **summary(folder)}
+
+
+@contextmanager
+def released(path: Path, say: Callable[[str], None] = print) -> Iterator[tuple[Path, int | None]]:
+    """The model that ``path`` stands for: a folder of one, with the step that its weights are of, where it is known.
+
+    A finished run stands for the model that it released; another run for its newest checkpoint (or the mean of some,
+    as its recipe says), exported for as long as the context lasts. Any other folder stands for itself, whatever is in it.
+
+    Raises:
+        RunError: the run has no checkpoint.
+    """
+    run = RunFolder(path)
+    result = run.read_result()
+    if result and run.model.is_dir():
+        yield run.model, result["steps"]
+    elif run.recipe.is_file():
+        with tempfile.TemporaryDirectory(prefix="raypretrain-export-") as temporary:
+            steps = export(run, temporary, say)
+            say(f"{path}: the weights after step {', '.join(f'{step:,}' for step in steps)}")
+            yield Path(temporary), steps[0]
+    else:
+        yield path, None
 
 
 def summary(folder: RunFolder) -> dict[str, Any]:

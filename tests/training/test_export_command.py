@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from raypretrain import cli, storage
 from raypretrain.config import load_recipe
 from raypretrain.models.llama import Llama
+from raypretrain.models.loading import load_base
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.tokenizer import Tokenizer, train_tokenizer
 from raypretrain.training.checkpoint import MANIFEST, Standing, checkpoint_folder, commit, hash_files
 from raypretrain.training.recipe import PretrainRecipe
+from raypretrain.training.release import released
 from raypretrain.training.runfolder import RunFolder
 
 STATES = "engine/mp_rank_00_model_states.pt"
@@ -82,6 +84,27 @@ def test_the_newest_checkpoint_that_holds_is_exported_and_the_damaged_one_report
     text = "This film was surprisingly good."
     assert AutoTokenizer.from_pretrained(to)(text, add_special_tokens=False).input_ids == ids[0].tolist()
     assert load_file(to / "model.safetensors")["model.embed_tokens.weight"].dtype == torch.float32
+
+
+def test_a_run_that_goes_on_stands_for_its_newest_checkpoint_and_a_finished_one_for_its_model(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    model, said = save(run, 10), list[str]()
+    with released(run.path, said.append) as (folder, step):
+        assert step == 10
+        weights = load_base(folder)[1]
+    assert not folder.exists()
+    assert said == [f"{run.path}: the weights after step 10"]
+    torch.testing.assert_close(weights, dict(model.state_dict()))
+
+    run.model.mkdir()  # of a run that was finished, and then made longer: not its newest
+    with released(run.path) as (folder, step):
+        assert step == 10
+    run.result.write_text(json.dumps({"steps": 7}))
+    with released(run.path) as found:
+        assert found == (run.model, 7)
+    with released(tmp_path / "other") as found:
+        assert found == (tmp_path / "other", None)
 
 
 def test_a_model_exported_to_a_bucket_loads_after_it_was_fetched(
