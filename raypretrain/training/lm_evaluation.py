@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raypretrain.errors import InputError
-from raypretrain.models.config import read_json_object
+from raypretrain.models.config import read_json_object, read_shape
 from raypretrain.models.loading import weight_files
 from raypretrain.storage import check_writable, write_atomic
 from raypretrain.training.lm_notes import first_line, noticed
@@ -101,11 +101,16 @@ def refuse_other_than_causal(folder: Path) -> None:
         InputError: it has not, or does not.
     """
     config = folder / "config.json"
-    names = read_json_object(config, "give a released model's folder, or a run's").get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
-    if not str(name).endswith(_CONTINUES):
+    values = read_json_object(config, "give a released model's folder, or a run's")
+    names = values.get("architectures")
+    if isinstance(names, list) and names:
+        kind, causal = names[0], str(names[0]).endswith(_CONTINUES)
+    else:
+        shape = read_shape(values, str(config))
+        kind, causal = shape.family, shape.objective == "causal"
+    if not causal:
         raise InputError(
-            f"is a '{name}', which continues no text, and lm-eval scores continuations",
+            f"is a '{kind}', which continues no text, and lm-eval scores continuations",
             where=str(config),
             fix="measure an encoder by probes: classifiers fine-tuned from its folder",
         )

@@ -110,7 +110,7 @@ def released(path: Path, say: Callable[[str], None] = print) -> Iterator[tuple[P
     """The model that ``path`` stands for: a folder of one, with the step that its weights are of, where it is known.
 
     A finished run stands for the model that it released; another run for its newest checkpoint (or the mean of some,
-    as its recipe says), exported for as long as the context lasts. Any other folder stands for itself, whatever is in it.
+    as its recipe says), exported for as long as the context lasts. Any other folder stands for itself.
 
     Raises:
         RunError: the run has no checkpoint.

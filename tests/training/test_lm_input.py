@@ -11,9 +11,16 @@ import pytest
 from command import Command
 
 from raypretrain.evaluationview import print_scores
+from raypretrain.models.config import ModelConfig
 from raypretrain.training import lm_evaluation
 from raypretrain.training.lm_evaluation import rows
 from raypretrain.training.lm_notes import noticed
+
+
+def config_of(preset: str) -> dict[str, Any]:
+    """The config of a model that does not name its architecture."""
+    config = ModelConfig(preset=preset).shape(1000, 64).to_huggingface_config()
+    return {key: value for key, value in config.items() if key != "architectures"}
 
 
 @pytest.fixture
@@ -39,7 +46,9 @@ def test_without_lm_eval_it_says_how_to_install_it(
             {"architectures": ["BertForMaskedLM"]},
             "config.json: is a 'BertForMaskedLM', which continues no text",
         ),
-        ({}, "config.json: is a 'None', which continues no text"),
+        ({}, "config.json: is a model of type 'None'; give a model of type 'llama' or "),
+        (config_of("bert-1m"), "config.json: is a 'bert', which continues no text"),
+        (config_of("llama-1m"), ": holds no model.safetensors"),
         ({"architectures": ["GPT2LMHeadModel"]}, ": holds no model.safetensors"),
     ],
 )
