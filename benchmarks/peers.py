@@ -17,6 +17,7 @@ from peers_gpt2 import PlainGpt2, gpt2_flops_per_token
 from sizes import Work
 from torch import Tensor, nn
 
+from raypretrain.models.compiling import compile_blocks
 from raypretrain.models.families import build
 from raypretrain.models.shape import ModelShape
 
@@ -69,8 +70,8 @@ def bare_loop(model: nn.Module, compute_loss: Callable[[], Tensor], cosine: bool
 
 
 def compile_ours(model: nn.Module) -> None:
-    """The one place that says how our networks are compiled."""
-    model.compile()
+    """As ``compute.compile: true`` does it."""
+    compile_blocks(model)
 
 
 def ours(work: Work, form: Form) -> Contestant:

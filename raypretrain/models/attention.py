@@ -62,6 +62,13 @@ class Attention(nn.Module):
         return self.output(causal_attention(query, key, value, starts).flatten(2))
 
 
+class _Ways:
+    """How attention is computed; ``compiling.py`` keeps it out of what is compiled."""
+
+    def __init__(self) -> None:
+        self.causal, self.bidirectional = _causal, _bidirectional
+
+
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, starts: Tensor | None = None) -> Tensor:
     """``softmax(query·key / sqrt(head_width))·value``, each query seeing the keys up to its own position.
 
@@ -74,10 +81,14 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, starts: Tensor |
     Returns:
         [B, L, heads, head_width].
     """
+    return WAYS.causal(query, key, value, starts)
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, starts: Tensor | None) -> Tensor:
     if share := current_share():
         with shared(None):
             query, key, value = (to_heads(x, share) for x in (query, key, value))
-            return to_columns(causal_attention(query, key, value, all_columns(starts, share)), share)
+            return to_columns(_causal(query, key, value, all_columns(starts, share)), share)
     length, positions = query.shape[1], key.shape[1]
     if length == positions and by_blocks(query, length, 0):
         return BlockwiseAttention.apply(query, key, value, length, 0, starts)
@@ -104,10 +115,16 @@ def bidirectional_attention(
     Returns:
         [B, L, heads, head_width].
     """
+    return WAYS.bidirectional(query, key, value, reach, starts)
+
+
+def _bidirectional(
+    query: Tensor, key: Tensor, value: Tensor, reach: int | None, starts: Tensor | None
+) -> Tensor:
     if share := current_share():
         with shared(None):
             query, key, value = (to_heads(x, share) for x in (query, key, value))
-            mixed = bidirectional_attention(query, key, value, reach, all_columns(starts, share))
+            mixed = _bidirectional(query, key, value, reach, all_columns(starts, share))
             return to_columns(mixed, share)
     length = query.shape[1]
     everywhere = reach is None or reach >= length - 1
@@ -187,3 +204,6 @@ def _torchs_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
         enable_gqa=query.shape[2] != key.shape[2],
     )
     return mixed.transpose(1, 2)
+
+
+WAYS = _Ways()

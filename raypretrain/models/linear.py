@@ -7,6 +7,7 @@ wherever it is: on an AMD EPYC with Zen 5 cores its products in fp32 (not in les
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Differentiated at most once.
     """
-    return _OneDnnLinear.apply(x, weight, bias) if _by_onednn(x) else F.linear(x, weight, bias)
+    return _ways["onednn"](x, weight, bias) if _by_onednn(x) else F.linear(x, weight, bias)
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
@@ -76,11 +77,11 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _by_onednn(x: Tensor) -> bool:
     fits = x.dtype == torch.float32 and x.device.type == "cpu"
-    return fits and _mkl_is_slow() and x.numel() >= _LEAST_ROWS * x.shape[-1] > 0
+    return fits and _ways["mkl is slow"]() and x.numel() >= _LEAST_ROWS * x.shape[-1] > 0
 
 
 @functools.cache
-def _mkl_is_slow() -> bool:
+def mkl_is_slow() -> bool:
     """Whether this processor has AVX-512 and is not Intel's."""
     has_onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     if not has_onednn or torch.backends.cpu.get_cpu_capability() != "AVX512":
@@ -89,3 +90,12 @@ def _mkl_is_slow() -> bool:
         return "GenuineIntel" not in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return False
+
+
+_ways: dict[str, Callable[..., Any]] = {"onednn": _OneDnnLinear.apply, "mkl is slow": mkl_is_slow}
+
+
+def prepare_for_compiling() -> None:
+    """Have compiled code call oneDNN as it is, and take what processor this is for granted."""
+    _ways["onednn"] = torch.compiler.disable(_OneDnnLinear.apply)
+    _ways["mkl is slow"] = torch.compiler.assume_constant_result(mkl_is_slow)

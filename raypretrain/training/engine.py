@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from raypretrain.models.checkpointing import checkpoint_blocks
+from raypretrain.models.compiling import compile_blocks
 from raypretrain.models.ulysses import SequenceShare, shared
 from raypretrain.training.buffers import Buffers
 from raypretrain.training.microbatch import MicroBatch
@@ -73,6 +74,8 @@ class Engine:
         self._mark: Callable[[str], object] = lambda phase: None
         # Without ZeRO and in fp32, DeepSpeed clips but does not say by what norm.
         self._plain = settings.zero == 0 and settings.precision == "fp32"
+        if settings.compiled:
+            compile_blocks(model)
         checkpoint_blocks(model, settings.checkpointing)
         optimizer = _optimizer(model, settings, device)
         config = settings.for_deepspeed()

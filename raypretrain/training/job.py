@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from raypretrain.errors import InputError, RunError
+from raypretrain.models.compiling import compiles, has_compiler
 from raypretrain.models.config import ModelShape
 from raypretrain.models.families import LanguageModel, build
 from raypretrain.models.loading import load_base
@@ -24,6 +25,9 @@ from raypretrain.training.optimizer import is_inner_matrix
 from raypretrain.training.recipe import Length, PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.settings import EngineSettings
+
+_WORTH_COMPILING = {"cpu": 1e14, "cuda": 1e17}
+"""FLOP of one worker: about twenty minutes of a core, and ten of a GPU; compiling takes up to one."""
 
 
 @dataclass
@@ -67,6 +71,24 @@ class Job:
         sizes = replace(self.sizes, workers=world, micro_batch=micro_batch)
         return replace(self, sizes=sizes, start=replace(self.start, world_size=world))
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the layers are compiled: as the recipe says, or where it saves more than it costs.
+
+        Raises:
+            InputError: the recipe says so, and there is no compiler.
+        """
+        compute, sizes = self.recipe.compute, self.sizes
+        possible = compiles(sizes.device, torch.float32 if sizes.precision == "fp32" else torch.bfloat16)
+        if compute.compile is True and sizes.device == "cpu" and not has_compiler():
+            raise InputError(
+                "there is no g++", where="compute.compile", fix="install one, or leave the key out"
+            )
+        if compute.compile != "auto":
+            return compute.compile
+        flops = self.shape.flops_per_token(self.recipe.sequences.length) * self.length.tokens()
+        return compute.compilable and possible and flops / sizes.workers >= _WORTH_COMPILING[sizes.device]
+
     def engine_settings(self, new: bool, universal: bool) -> EngineSettings:
         """What the engine needs; ``universal`` where it loads what was converted for this number of workers."""
         training, sizes = self.recipe.training, self.sizes
@@ -91,6 +113,7 @@ class Job:
             checkpointing=self.recipe.compute.gradient_checkpointing,
             offload=self.recipe.compute.offload,
             sequence_workers=together,
+            compiled=self.compiled,
         )
 
     def model(self, new: bool) -> LanguageModel:

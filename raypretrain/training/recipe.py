@@ -192,6 +192,9 @@ class ComputeConfig(Config):
     sequence_workers: int = Field(
         default=1, ge=1, description="so many workers share each sequence, for long ones"
     )
+    compile: Literal["auto"] | bool = Field(
+        default="auto", description="compile the layers; auto does where a run is long enough to earn it back"
+    )
     offload: Literal["none", "cpu"] = Field(
         default="none", description="where the optimizer works and has its state"
     )
@@ -218,9 +221,18 @@ class ComputeConfig(Config):
             raise ValueError(
                 "gradient_checkpointing: selective does not go with zero: 3; take full, or zero: 2"
             )
+        if self.compile is True and not self.compilable:
+            raise ValueError(
+                "compile: true goes neither with zero: 3 nor with gradient_checkpointing: selective"
+            )
         if self.offload != "none" and self.zero == 0:
             raise ValueError("offload needs zero: 1, 2 or 3")
         return self
+
+    @property
+    def compilable(self) -> bool:
+        """Whether nothing else looks into the layers."""
+        return self.zero < 3 and self.gradient_checkpointing != "selective"
 
     @model_validator(mode="after")
     def _workers_share(self) -> ComputeConfig:

@@ -43,6 +43,7 @@ class EngineSettings:
         matrix_rate: factor of the learning rate of the layers' matrices.
         checkpointing: which activations are computed again in the backward pass: ``none``, ``selective`` or ``full``.
         sequence_workers: so many neighbouring workers share each sequence.
+        compiled: whether the layers are compiled in the first step.
         offload: where the optimizer works and has its state: ``none``, on the device, or ``cpu``.
     """
 
@@ -65,6 +66,7 @@ class EngineSettings:
     checkpointing: Checkpointing = "none"
     offload: Literal["none", "cpu"] = "none"
     sequence_workers: int = 1
+    compiled: bool = False
 
     def for_deepspeed(self) -> dict[str, Any]:
         """DeepSpeed's own config."""

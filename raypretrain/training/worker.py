@@ -117,6 +117,8 @@ class Worker:
         new = taken.found is None
         self.engine = Engine(job.model(new), job.engine_settings(new, taken.universal), self.device)
         self.engine.watch(self.phase, self.progress.collective)
+        if self.job.compiled and self.rank == 0:
+            self.poster.note("the layers are compiled in the first step")
         times.append(time.time())
         self.phase("restore")
         if taken.found:

@@ -16,7 +16,7 @@ def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor where it is the faster one."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
-    monkeypatch.setattr(module, "_mkl_is_slow", lambda: True)
+    monkeypatch.setitem(module._ways, "mkl is slow", lambda: True)
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -92,7 +92,7 @@ def test_the_models_loss_and_gradients_do_not_depend_on_the_library(onednn, monk
     )
     results = []
     for fast in (True, False):
-        monkeypatch.setattr(module, "_mkl_is_slow", lambda fast=fast: fast)
+        monkeypatch.setitem(module._ways, "mkl is slow", lambda fast=fast: fast)
         model = Llama(shape)
         model.init_weights(0)
         ids = torch.randint(0, 300, (3, 65), generator=torch.Generator().manual_seed(0))
