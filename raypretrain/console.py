@@ -311,6 +311,8 @@ def _workers(sizes: dict[str, Any]) -> str:
 
 
 def _steps_line(occurrence: dict[str, Any], last: int) -> str:
+    if not occurrence["drawn"]:
+        return "not taken: another member of its cluster is"
     if not occurrence["sequences"]:
         return "dropped with the tail of its window"
     if not occurrence["steps"]:

@@ -6,15 +6,18 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
+from raypretrain.corpus.clusters import Draw
 from raypretrain.corpus.compression import Damaged
 from raypretrain.corpus.manifest import Fragment, Manifest
 from raypretrain.corpus.sources import CorpusConfig
 from raypretrain.errors import InputError
 
 _LEAST_OF_A_FRAGMENT = 1 << 16
+_NAMES_TRIED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +26,20 @@ class Document:
 
     ``position`` says where in file ``file`` of the manifest: for text files the byte (of the decompressed
     text) at which the document, or its JSON line, begins; for Parquet the row, from 0. ``(file, position)``
-    names a document.
+    names a document. ``epoch`` is the one of its source that it was read in; ``group`` its cluster, where its source
+    names clusters and it is in one.
     """
 
     text: str
     file: int
     position: int
+    epoch: int = 0
+    group: str = ""
+
+    @property
+    def split_by(self) -> str:
+        """What decides whether it is held out: its cluster, so that it is held out as a whole, or else its text."""
+        return self.group or self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +60,15 @@ class BadRecord:
 
 
 def read_documents(
-    manifest: Manifest, fragment: Fragment, config: CorpusConfig, bad: list[BadRecord] | None = None
+    manifest: Manifest,
+    fragment: Fragment,
+    config: CorpusConfig,
+    bad: list[BadRecord] | None = None,
+    draw: Draw | None = None,
 ) -> Iterator[Document]:
     """The documents that begin in ``fragment``, in order, held-out ones among them; empty texts are none.
+
+    With a ``draw``, of clusters only the members that it takes; a document in no cluster is always taken.
 
     With ``on_bad_input: quarantine``, and a list ``bad`` to put them into, bad records are left out: each is
     reported by the one fragment that it begins in, always in the same way.
@@ -62,18 +79,30 @@ def read_documents(
         StorageError: it cannot be read.
     """
     source = manifest.open(fragment.file, config)
-    for position, found in source.texts(fragment.start, fragment.stop):
+    number = manifest.files[fragment.file].source
+    table = manifest.tables[number] if config.sources[number].clusters else None
+    epoch = draw.epoch if draw else 0
+    given = source.named if table else source.texts
+    for position, found in given(fragment.start, fragment.stop):
         if isinstance(found, InputError):
             where = found.where or source.place(position)
             if bad is None or config.on_bad_input == "error":
                 raise InputError(found.what, where=where, fix=found.fix)
             bad.append(BadRecord(found.what, where, fragment.file, position))
-        elif found:
-            yield Document(found, fragment.file, position)
+        elif isinstance(found, str):
+            if found:
+                yield Document(found, fragment.file, position, epoch)
+        elif table:
+            name, text = found
+            place = table.find(name)
+            if place is None:
+                yield Document(text, fragment.file, position, epoch)
+            elif draw is None or table.takes(place, draw):
+                yield Document(text, fragment.file, position, epoch, table.group(place))
 
 
 def is_held_out(text: str, share: float) -> bool:
-    """Whether a document is held out: by the hash of its text and of nothing else, so for ever.
+    """Whether a document is held out: by the hash of its text (:attr:`Document.split_by`) alone, so for ever.
 
     The same text is held out in every file, at every place, and with every larger ``share``.
     """
@@ -89,7 +118,8 @@ def check_columns(manifest: Manifest, config: CorpusConfig) -> None:
     Where bad input is put into quarantine, it is the first file that is not damaged.
 
     Raises:
-        InputError: the key or column is not there; names the file and those that are there.
+        InputError: the key or column is not there; names the file and those that are there. Or none of the first
+            names in it is in the source's clusters.
     """
     patient = config.on_bad_input == "quarantine"
     seen: set[int] = set()
@@ -101,7 +131,25 @@ def check_columns(manifest: Manifest, config: CorpusConfig) -> None:
                 if not patient:
                     raise
                 continue
+            _check_names(manifest, index, config)
             seen.add(file.source)
+
+
+def _check_names(manifest: Manifest, index: int, config: CorpusConfig) -> None:
+    """Refuse a file of clusters with other names than the sequences have: nothing would be clustered."""
+    source = manifest.files[index].source
+    table = manifest.tables.get(source)
+    if table is None:
+        return
+    fragment = manifest.fragment(int(np.flatnonzero(manifest.file == index)[0]))
+    found = manifest.open(index, config).named(fragment.start, fragment.stop)
+    names = [each[0] for _, each in islice(found, _NAMES_TRIED) if not isinstance(each, InputError)]
+    if names and not any(table.find(name) for name in names):
+        raise InputError(
+            f"names none of the first {len(names):,} sequences of {manifest.files[index].url}, e.g. '{names[0]}'",
+            where=config.sources[source].clusters,
+            fix="name them as their headers do: the first word, or what stands between bars in it",
+        )
 
 
 def sample_documents(
@@ -150,7 +198,7 @@ def _sample_source(
                 if size >= quota:
                     taken[index] = number
                     break
-                if is_held_out(document.text, config.held_out):
+                if is_held_out(document.split_by, config.held_out):
                     continue
                 length = len(document.text.encode("utf-8"))
                 if length > budget:

@@ -18,6 +18,9 @@ _CHUNK = 1 << 20
 Found = tuple[int, str | InputError]
 """A position, and the text that is there, or what is wrong with it."""
 
+Named = tuple[int, tuple[str, str] | InputError]
+"""A position, and the name and the text of what is there, or what is wrong with it."""
+
 
 @dataclass(frozen=True)
 class Format:
@@ -44,6 +47,8 @@ class Format:
     """Whether ``.gz``, ``.zst`` or ``.xz`` may follow the suffix."""
     reads_to_cut: ClassVar[bool] = False
     """Whether :meth:`fragments` reads from the file; such files are asked many at a time."""
+    has_names: ClassVar[bool] = False
+    """Whether documents have names in the file, which :meth:`named` gives."""
 
     url: str
     size: int
@@ -65,6 +70,10 @@ class Format:
         Raises:
             InputError: the file cannot be used at all.
         """
+        raise NotImplementedError
+
+    def named(self, start: int, stop: int) -> Iterator[Named]:
+        """As :meth:`texts`, each with its name; only where :attr:`has_names`."""
         raise NotImplementedError
 
     def check(self, patient: bool = False) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from raypretrain import storage
-from raypretrain.corpus.formats import format_of, known_suffixes, passes_over_others
+from raypretrain.corpus.formats import class_of, format_of, known_suffixes, passes_over_others
 from raypretrain.corpus.sources import CorpusConfig, SourceConfig
 from raypretrain.errors import InputError
 
@@ -34,7 +34,8 @@ def list_corpus(config: CorpusConfig) -> list[ManifestFile]:
     """The files of every source that hold anything, as they are now; reads none of them.
 
     Raises:
-        InputError: no file matches, all of a source are empty, or a suffix or format is not known.
+        InputError: no file matches, all of a source are empty, a suffix or format is not known, or a format has no
+            names for the source's clusters.
         StorageError: a source cannot be listed.
     """
     return [file for index, source in enumerate(config.sources) for file in _files_of(index, source)]
@@ -72,6 +73,11 @@ def _files_of(index: int, source: SourceConfig) -> list[ManifestFile]:
         if name is None and not skip:
             fix = "name the files by a glob, e.g. *.jsonl, or the source's 'format'"
             raise InputError(f"its suffix is not known (known: {known_suffixes()})", where=info.url, fix=fix)
+        if name and source.clusters and not class_of(name).has_names:
+            fix = "leave out the source's 'clusters', or put these files into a source of their own"
+            raise InputError(
+                "its documents have no names that 'clusters' could name", where=info.url, fix=fix
+            )
         if name and info.size:
             files.append(ManifestFile(info.url, info.size, info.tag, index, name))
     if not files and skip:

@@ -11,7 +11,7 @@ import json
 from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypretrain import storage
+from raypretrain.corpus.clusters import Clusters, read_tables
 from raypretrain.corpus.compression import Damaged
 from raypretrain.corpus.format_base import Format
 from raypretrain.corpus.formats import class_of, open_format
@@ -58,6 +59,8 @@ class Manifest:
         start: int64 [fragments], see :class:`Fragment`.
         stop: int64 [fragments].
         bytes: int64 [fragments], about how much text it holds.
+        clusters: of each source that names clusters their fingerprint.
+        tables: these clusters, without which its documents cannot be read; they are not saved.
     """
 
     files: list[ManifestFile]
@@ -65,6 +68,8 @@ class Manifest:
     start: np.ndarray
     stop: np.ndarray
     bytes: np.ndarray
+    clusters: dict[int, str] = field(default_factory=dict, kw_only=True)
+    tables: dict[int, Clusters] = field(default_factory=dict, kw_only=True, repr=False)
 
     def __len__(self) -> int:
         return len(self.file)
@@ -104,29 +109,52 @@ class Manifest:
             digest.update(json.dumps([file.source, name, file.size, file.format]).encode())
         for values in (self.file, self.start, self.stop, self.bytes):
             digest.update(np.ascontiguousarray(values, dtype="<i8").tobytes())
+        if self.clusters:
+            digest.update(_as_json(self.clusters))
         return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:
         """Write it as Parquet, a row for each fragment."""
         sink = pa.BufferOutputStream()
-        pq.write_table(self._table(), sink, compression="zstd")
+        table = self._table()
+        if self.clusters:
+            table = table.replace_schema_metadata({_CLUSTERS: _as_json(self.clusters)})
+        pq.write_table(table, sink, compression="zstd")
         storage.write_atomic(path, sink.getvalue().to_pybytes())
 
     @classmethod
-    def load(cls, path: str | Path) -> Manifest:
+    def load(cls, path: str | Path, config: CorpusConfig | None = None) -> Manifest:
         """Read what :meth:`save` wrote.
 
+        Args:
+            config: of the corpus, for its documents to be read.
+
         Raises:
-            RunError: it is not there, or is no manifest.
+            RunError: it is not there, or is no manifest; or a source's clusters are others now.
+            InputError: these cannot be read.
         """
         try:
             table = pq.ParquetFile(path, read_dictionary=_WORDS).read(columns=_SCHEMA.names)
+            saved = json.loads((table.schema.metadata or {}).get(_CLUSTERS, b"{}"))
             numbers = {n: table[n].cast(_SCHEMA.field(n).type).to_numpy() for n in _NUMBERS}
             firsts = np.flatnonzero(np.diff(numbers["file"], prepend=-1))
             rows = table.select(_FILES).take(pa.array(firsts)).to_pylist()
         except (OSError, KeyError, pa.ArrowException) as error:
             raise RunError(f"cannot be read as a manifest ({error})", where=str(path)) from None
-        return cls(files=[ManifestFile(**row) for row in rows], **numbers)
+        clusters = {int(source): fingerprint for source, fingerprint in saved.items()}
+        made = cls([ManifestFile(**row) for row in rows], *(numbers[n] for n in _NUMBERS), clusters=clusters)
+        return made if config is None else made._with_tables(config)
+
+    def _with_tables(self, config: CorpusConfig) -> Manifest:
+        tables = read_tables(config)
+        for source, table in tables.items():
+            if table.fingerprint != self.clusters.get(source):
+                raise RunError(
+                    "holds other clusters than when the run was started",
+                    where=config.sources[source].clusters,
+                    fix="put the file back, or choose another run.folder",
+                )
+        return replace(self, tables=tables)
 
     def _table(self) -> pa.Table:
         place = pa.array(self.file)
@@ -149,6 +177,10 @@ class Manifest:
         return ["/".join(path[shared[file.source] :]) for file, path in zip(self.files, parts, strict=True)]
 
 
+def _as_json(clusters: dict[int, str]) -> bytes:
+    return json.dumps(clusters, sort_keys=True).encode()
+
+
 def _shared(one: list[str], other: list[str]) -> int:
     """How many leading parts are the same."""
     return next(
@@ -159,6 +191,7 @@ def _shared(one: list[str], other: list[str]) -> int:
 _FILES = ["url", "size", "tag", "source", "format"]
 _NUMBERS = ["file", "start", "stop", "bytes"]
 _WORDS = ["url", "tag", "format"]
+_CLUSTERS = b"clusters"
 _SCHEMA = pa.schema(
     [
         ("url", pa.string()),
@@ -186,11 +219,11 @@ def build_manifest(
             it gave for each; by default in threads.
 
     Raises:
-        InputError: no file matches, all are empty, a suffix is not known, or a Parquet file is damaged (unless
-            bad input is put into quarantine) or lacks the text's column.
+        InputError: no file matches, all are empty, a suffix is not known, a file of clusters cannot be used, or a
+            Parquet file is damaged (unless bad input is put into quarantine) or lacks the text's column.
         StorageError: a source cannot be listed.
     """
-    files = list_corpus(config)
+    files, tables = list_corpus(config), read_tables(config)
     empty = Manifest(files, *(np.zeros(0, dtype=np.int64) for _ in range(4)))
     cut = partial(_cut, empty, config, fragment_bytes)
     to_open = [i for i, file in enumerate(files) if class_of(file.format).reads_to_cut]
@@ -208,6 +241,8 @@ def build_manifest(
         start=columns[:, 0].copy(),
         stop=columns[:, 1].copy(),
         bytes=columns[:, 2].copy(),
+        clusters={source: table.fingerprint for source, table in tables.items()},
+        tables=tables,
     )
 
 

@@ -26,6 +26,8 @@ class SourceConfig(Config):
     """What one document is in a ``.txt`` file: the whole file, a line, or a block between empty lines."""
     format: str | None = Field(default=None, min_length=1)
     """The format of all of its files, if their suffixes do not say it: a name, or ``package.module:ClassName``."""
+    clusters: Location | None = None
+    """A file of clusters of its sequences (FASTA), of each of which an epoch takes one: REPRESENTATIVE, tab, MEMBER."""
     endpoint_url: str | None = None
     """The address of an S3-compatible store that is not AWS."""
 

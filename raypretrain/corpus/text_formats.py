@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from raypretrain import storage
 from raypretrain.corpus import records
 from raypretrain.corpus.compression import Damaged
-from raypretrain.corpus.format_base import Format, Found
+from raypretrain.corpus.format_base import Format, Found, Named
 from raypretrain.corpus.lines import Counter, byte_of_line, newlines_before, newlines_before_in_stream
 from raypretrain.corpus.records import Separator
 from raypretrain.errors import InputError
+
+T = TypeVar("T")
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -46,19 +48,24 @@ class TextFormat(Format):
         return [(a, b, b - a) for a, b in itertools.pairwise(edges)]
 
     def texts(self, start: int, stop: int) -> Iterator[Found]:
-        parse = self.parse
+        return self._parsed(start, stop, self.parse)
+
+    def _parsed(
+        self, start: int, stop: int, parse: Callable[[bytes], T | None]
+    ) -> Iterator[tuple[int, T | InputError]]:
+        """The position of each record and what ``parse`` makes of it, unless that is nothing."""
         for offset, piece, lines in self._pieces(start, stop):
             if isinstance(piece, InputError):
                 yield offset, piece
                 return
             for position, record in self.separator.split(piece, offset):
                 try:
-                    text = parse(record)
+                    found = parse(record)
                 except (InputError, UnicodeDecodeError) as error:
                     yield position, self._bad(error, position, lines)
                 else:
-                    if text:
-                        yield position, text
+                    if found:
+                        yield position, found
 
     def place(self, position: int) -> str:
         return f"{self.url}:{self._newlines_before(position) + 1}"
@@ -188,6 +195,17 @@ class Fasta(TextFormat):
     name = "fasta"
     suffixes = (".fasta", ".fa", ".faa", ".fna")
     separator = records.FASTA
+    has_names = True
+
+    def named(self, start: int, stop: int) -> Iterator[Named]:
+        return self._parsed(start, stop, self._parse_named)
+
+    def _parse_named(self, record: bytes) -> tuple[str, str] | None:
+        """The first word of the header, and the sequence; None where that is empty."""
+        if not (sequence := self.parse(record)):
+            return None
+        words = record[1 : record.find(b"\n")].split(None, 1)
+        return words[0].decode() if words else "", sequence
 
     def parse(self, record: bytes) -> str:
         if record and not record.startswith(b">"):

@@ -26,6 +26,12 @@ def warnings(
     yield from _of_files(manifest, sequences)
     yield from _of_the_mixture(figures)
     yield from _of_text(figures, corpus, sequences)
+    for row in figures["sources"]:
+        if row["alone"]:
+            yield (
+                f"{row['alone']:.1%} of the sampled documents of source {row['name']} are in none of its clusters: "
+                "each is taken as one of its own, in every epoch"
+            )
 
 
 def _of_files(manifest: Manifest, sequences: SequencesConfig) -> Iterator[str]:
@@ -56,7 +62,7 @@ def _of_the_mixture(figures: dict[str, Any]) -> Iterator[str]:
 def _of_text(figures: dict[str, Any], corpus: CorpusConfig, sequences: SequencesConfig) -> Iterator[str]:
     tokens = sum(row["tokens"] for row in figures["lengths"])
     long = sum(row["tokens"] for row in figures["lengths"] if row["from"] >= _LONG * sequences.length)
-    if long > _MUCH * tokens:
+    if long > _MUCH * tokens and not sequences.crop:
         yield (
             f"{long / tokens:.0%} of the tokens are in documents of more than {_LONG} sequences of "
             f"{sequences.length}: the model sees them in pieces; a larger sequences.length would show it more at once"

@@ -33,6 +33,7 @@ class _Measured:
         sizes: int64 [documents], bytes of each.
         held_out: bool [documents].
         copies: bool [documents], whether the same text was in the sample before.
+        longest: tokens that an epoch takes of a document at most; None for all.
         scale: how much more the source holds than the sample.
         documents: how many documents it holds.
     """
@@ -42,13 +43,15 @@ class _Measured:
     sizes: NDArray[np.int64]
     held_out: NDArray[np.bool_]
     copies: NDArray[np.bool_]
+    longest: int | None
     scale: float
     documents: float
 
     @property
     def training_tokens(self) -> float:
-        """Tokens of the source that are not held out, estimated."""
-        return float(self.lengths[~self.held_out].sum()) * self.scale
+        """Tokens of the source that an epoch takes and that are not held out, estimated."""
+        lengths = np.minimum(self.lengths, self.longest) if self.longest else self.lengths
+        return float(lengths[~self.held_out].sum()) * self.scale
 
 
 def inspect(
@@ -72,7 +75,7 @@ def inspect(
         where all of a source was read, and estimates where it was not.
     """
     seen: set[bytes] = set()
-    measured = [_measure(sample, manifest, tokenizer, seen) for sample in samples]
+    measured = [_measure(sample, manifest, tokenizer, seen, sequences.longest) for sample in samples]
     drawn = tokens_drawn(
         [m.training_tokens for m in measured],
         [source.weight for source in corpus.sources],
@@ -164,7 +167,9 @@ def _covers(tokenizer: Tokenizer, character: str) -> bool:
     return int(its.sum()) <= 1 and not bool((ids[its] == tokenizer.unk).any())
 
 
-def _measure(sample: SourceSample, manifest: Manifest, tokenizer: Tokenizer, seen: set[bytes]) -> _Measured:
+def _measure(
+    sample: SourceSample, manifest: Manifest, tokenizer: Tokenizer, seen: set[bytes], longest: int | None
+) -> _Measured:
     lengths = [len(ids) + _MARKS for ids in tokenizer.encode_batch(sample.texts)]
     sizes, copies = [], []
     for text in sample.texts:
@@ -185,6 +190,7 @@ def _measure(sample: SourceSample, manifest: Manifest, tokenizer: Tokenizer, see
         sizes=np.array(sizes, np.int64),
         held_out=np.array(sample.held_out, bool),
         copies=np.array(copies, bool),
+        longest=longest,
         scale=scale,
         documents=documents,
     )
@@ -218,6 +224,7 @@ def _source_row(m: _Measured, manifest: Manifest, corpus: CorpusConfig, drawn: f
         "drawn": round(drawn),
         "epochs": _ratio(drawn, m.training_tokens),
         "bad_records": len(m.sample.bad),
+        "alone": _ratio(m.sample.alone, len(m.lengths)) if corpus.sources[source].clusters else None,
         "examples": [_first_line(text) for text in m.sample.texts[:_EXAMPLES]],
     }
 

@@ -8,7 +8,7 @@ whole, where they fit best: best-fit-decreasing bin packing, as in "Fewer Trunca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -103,6 +103,7 @@ def pack(
     sources: NDArray[np.integer] | None = None,
     number_of_sources: int = 1,
     rng: np.random.Generator | None = None,
+    crop: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
 ) -> tuple[Layout, Sequences]:
     """Documents, each as ``bos … eos``, as sequences.
 
@@ -112,12 +113,17 @@ def pack(
         how: ``concatenate`` drops what is left at the end, shorter than a row.
         sources: int [documents], the source of each; all 0 by default.
         rng: shuffles the rows of ``best-fit``, which otherwise come in the order of their longest documents.
+        crop: gives the first token that is taken of each document, int64 [documents], from their lengths; a row of
+            tokens follows it at most. By default all are taken.
     """
     begin, end = np.array([bos], np.int32), np.array([eos], np.int32)
     pieces = [piece for ids in documents for piece in (begin, ids, end)]
     flat = np.concatenate(pieces) if pieces else np.empty(0, np.int32)
     lengths = np.array([len(ids) + 2 for ids in documents], np.int64)
-    layout = concatenated(lengths, length) if how == "concatenate" else best_fit(lengths, length, rng)
+    taken = np.minimum(lengths, length) if crop else lengths
+    layout = concatenated(taken, length) if how == "concatenate" else best_fit(taken, length, rng)
+    if crop:
+        layout.pieces[:, FIRST] += crop(lengths)[layout.pieces[:, DOCUMENT]]
     if sources is None:
         sources = np.zeros(len(documents), np.int64)
     return layout, _fill(layout, flat, lengths, length, pad, sources, number_of_sources)

@@ -85,10 +85,14 @@ class Plan:
 
     def window(self, w: int) -> list[int]:
         """Indices of the fragments of window ``w``, by source and then in the order of the plan. May be empty."""
+        return [fragment for fragment, _ in self.window_by_epoch(w)]
+
+    def window_by_epoch(self, w: int) -> list[tuple[int, int]]:
+        """As :meth:`window`, each with the epoch of its source."""
         if self.end is not None and w >= self.end:
             return []
         phase = self._phases[bisect_right(self._phases, w, key=lambda p: p.window) - 1]
-        return [f for source in range(len(phase.stride)) for f in self._of_source(source, w, phase)]
+        return [found for source in range(len(phase.stride)) for found in self._of_source(source, w, phase)]
 
     def windows_from(self, first: int) -> Iterator[int]:
         """The windows from ``first`` on that hold any fragment: endless, unless all sources run out."""
@@ -112,17 +116,17 @@ class Plan:
                 return
             yield phase.window + (place - phase.offset[source]) // phase.stride[source]
 
-    def _of_source(self, source: int, w: int, phase: _Phase) -> list[int]:
+    def _of_source(self, source: int, w: int, phase: _Phase) -> list[tuple[int, int]]:
         stride = phase.stride[source]
         start = phase.offset[source] + (w - phase.window) * stride
         stop, total, most = start + stride, self._totals[source], self._most[source]
         if most is not None:
             stop = min(stop, most)
-        found: list[int] = []
+        found: list[tuple[int, int]] = []
         for epoch in range(start // total, (stop - 1) // total + 1 if stop > start else 0):
             order, begins = self._order(source, epoch)
             low, high = np.searchsorted(begins, [start - epoch * total, stop - epoch * total], side="left")
-            found += order[low:high].tolist()
+            found += [(fragment, epoch) for fragment in order[low:high].tolist()]
         return found
 
     def _make_phases(self, shares: list[float]) -> tuple[list[_Phase], int | None]:

@@ -8,6 +8,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from raypretrain.corpus.clusters import Draw
 from raypretrain.corpus.compression import Damaged, decompress
 from raypretrain.corpus.documents import BadRecord, Document, is_held_out, read_documents
 from raypretrain.corpus.format_base import Format
@@ -32,6 +33,7 @@ class SourceSample:
         counts: documents of each fragment that was read.
         read: how much was read, in the bytes that the manifest reckons with.
         whole: whether everything was read, so that nothing is an estimate.
+        alone: how many of the texts are in no cluster.
     """
 
     source: int
@@ -41,6 +43,7 @@ class SourceSample:
     counts: list[int] = field(default_factory=list)
     read: float = 0.0
     whole: bool = True
+    alone: int = 0
 
     @property
     def training_texts(self) -> list[str]:
@@ -50,6 +53,8 @@ class SourceSample:
 
 def survey(manifest: Manifest, corpus: CorpusConfig, sample: int, seed: int) -> list[SourceSample]:
     """Read about ``sample`` bytes of text, from every source; bad records are noted, whatever the recipe says.
+
+    Of clusters, the members that the first epoch takes.
 
     A source gets its share by size, but none less than a quarter of an equal share. Within a source, fragments are
     read in a seeded order, of very large ones only the beginning.
@@ -75,25 +80,31 @@ def _sample(source: int, budget: float, manifest: Manifest, corpus: CorpusConfig
             sample.whole = False
             break
         before = len(sample.texts)
-        taken += _read(manifest.fragment(index), most, manifest, corpus, sample)
+        taken += _read(manifest.fragment(index), most, manifest, corpus, sample, Draw(seed, 0))
         sample.counts.append(len(sample.texts) - before)
     return sample
 
 
 def _read(
-    fragment: Fragment, most: int, manifest: Manifest, corpus: CorpusConfig, sample: SourceSample
+    fragment: Fragment,
+    most: int,
+    manifest: Manifest,
+    corpus: CorpusConfig,
+    sample: SourceSample,
+    draw: Draw,
 ) -> int:
     """Read a fragment into ``sample``, or about ``most`` bytes of a much larger one; returns bytes of text."""
     limit = most if fragment.bytes > 2 * most else None
     size = 0
-    for document in read_documents(manifest, fragment, corpus, sample.bad):
+    for document in read_documents(manifest, fragment, corpus, sample.bad, draw):
         if limit and size >= limit:
             sample.whole = False
             share = _share_read(fragment, document, size, manifest.open(fragment.file, corpus))
             sample.read += max(1, fragment.bytes) * share
             return size
         sample.texts.append(document.text)
-        sample.held_out.append(is_held_out(document.text, corpus.held_out))
+        sample.held_out.append(is_held_out(document.split_by, corpus.held_out))
+        sample.alone += not document.group
         size += len(document.text.encode())
     sample.read += max(1, fragment.bytes)
     return size

@@ -72,16 +72,20 @@ def trace_sequences(windows: Windows, cursor: Cursor, number: int) -> list[Trace
     return found
 
 
-def places_of(windows: Windows, file: int, position: int, fragment: int) -> Iterator[list[Cursor]]:
-    """The sequences that hold any of a document, in epoch 0, 1, …; an empty list where all of it was dropped."""
-    for w in windows.plan.windows_of(fragment):
-        found = []
+def places_of(windows: Windows, file: int, position: int, fragment: int) -> Iterator[list[Cursor] | None]:
+    """The sequences that hold any of a document, in epoch 0, 1, …; an empty list where all of it was dropped.
+
+    None where another member of its cluster is taken.
+    """
+    for epoch, w in enumerate(windows.plan.windows_of(fragment)):
+        found, drawn = [], False
         for packed in windows.packed(w):
-            named = [(d.file, d.position) == (file, position) for d in packed.documents]
+            named = [(d.file, d.position, d.epoch) == (file, position, epoch) for d in packed.documents]
+            drawn |= any(named)
             pieces = packed.layout.pieces
             rows = pieces[np.isin(pieces[:, DOCUMENT], np.flatnonzero(named)), ROW]
             found += [Cursor(w, packed.part, row) for row in np.unique(rows).tolist()]
-        yield found
+        yield found if drawn else None
 
 
 def _packed_from(windows: Windows, cursor: Cursor) -> Iterator[tuple[int, Packed]]:

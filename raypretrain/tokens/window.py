@@ -5,16 +5,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raypretrain import storage
 from raypretrain.config import Config, Count
+from raypretrain.corpus.clusters import Draw
 from raypretrain.corpus.documents import BadRecord, Document, is_held_out, read_documents
 from raypretrain.corpus.manifest import Manifest
 from raypretrain.corpus.sources import CorpusConfig
+from raypretrain.tokens.cropping import draw_crops
 from raypretrain.tokens.dealing import Part
 from raypretrain.tokens.infilling import Arrangement, InfillConfig, draw_arrangements, encode_arranged
 from raypretrain.tokens.packing import Layout, Packing, Sequences, pack
@@ -43,7 +47,24 @@ class SequencesConfig(Config):
     boundaries: bool = Field(
         default=True, description="attention and positions stop at the edges of a document within a sequence"
     )
+    crop: Literal["random"] | None = Field(
+        default=None,
+        description="of a document longer than a sequence one window is taken, another in each epoch",
+    )
     infill: InfillConfig = InfillConfig()
+
+    @model_validator(mode="after")
+    def _crops_are_in_order(self) -> SequencesConfig:
+        if self.crop and self.infill.rate:
+            raise ValueError(
+                "crop would cut off what infill rearranges; leave it out, or set infill's rate to 0"
+            )
+        return self
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of a document that an epoch takes at most; None where it takes all of them."""
+        return self.length if self.crop else None
 
 
 @dataclass
@@ -153,7 +174,7 @@ class Windows:
                 if size >= _LARGEST_PART * self.sequences.window:
                     yield documents, bad[told:]
                     documents, size, told = [], 0, len(bad)
-                if not is_held_out(document.text, self.corpus.held_out):
+                if not is_held_out(document.split_by, self.corpus.held_out):
                     documents.append(document)
                     size += len(document.text)
             bad += _taken(left_out)
@@ -165,12 +186,13 @@ class Windows:
         While one is read the next ones are asked for, or a task would wait for the storage once for each. Not where
         they are larger than they should be: they would be in memory at once.
         """
-        fragments = [self.manifest.fragment(index) for index in self.plan.window(w)]
+        planned = self.plan.window_by_epoch(w)
+        fragments = [self.manifest.fragment(index) for index, _ in planned]
         left_out: list[list[BadRecord]] = [[] for _ in fragments]
         small = sum(fragment.bytes for fragment in fragments) <= _LARGEST_PART * self.sequences.window
         documents = (
-            read_documents(self.manifest, fragment, self.corpus, bad)
-            for fragment, bad in zip(fragments, left_out, strict=True)
+            read_documents(self.manifest, fragment, self.corpus, bad, Draw(self.seed, epoch))
+            for fragment, (_, epoch), bad in zip(fragments, planned, left_out, strict=True)
         )
         return zip(storage.read_ahead(documents, _AHEAD if small else 0), left_out, strict=True)
 
@@ -193,6 +215,9 @@ class Windows:
             sources=self._sources(documents),
             number_of_sources=len(self.corpus.sources),
             rng=self._draw(_ROWS, w, part) if self.sequences.shuffle else None,
+            crop=partial(draw_crops, documents, self.sequences.length, self.seed)
+            if self.sequences.crop
+            else None,
         )
         return Packed(part, bad, documents, arrangements, layout, sequences)
 

@@ -24,7 +24,10 @@ def data_settings(recipe: PretrainRecipe) -> dict[str, Any]:
         "run": {"seed": recipe.run.seed},
         "corpus": {
             "held_out": recipe.corpus.held_out,
-            "sources": [source.model_dump(include=_OF_A_SOURCE) for source in recipe.corpus.sources],
+            "sources": [
+                {**source.model_dump(include=_OF_A_SOURCE), "clusters": source.clusters and True}
+                for source in recipe.corpus.sources
+            ],
         },
         "tokenizer": recipe.tokenizer.model_dump(),
         "sequences": recipe.sequences.model_dump(exclude={"boundaries"}),

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raypretrain.corpus.clusters import Draw
 from raypretrain.corpus.documents import is_held_out, read_documents
 from raypretrain.tokens.objectives import IGNORED, Causal, Objective, whole_sequences
 from raypretrain.tokens.packing import pack
@@ -95,7 +96,8 @@ class HeldOut:
 def held_out_sequences(windows: Windows, most: int) -> HeldOut:
     """The first ``most`` sequences of held-out documents, in a seeded order of the fragments, equally of each source.
 
-    Reads no more of the corpus than that takes. May hold fewer, also none.
+    Of a held-out cluster it is the member that the first epoch would take. Reads no more of the corpus than that
+    takes. May hold fewer, also none.
     """
     order = np.random.default_rng([windows.seed, 2]).permutation(len(windows.manifest))
     sources, number = windows.manifest.source[order], len(windows.corpus.sources)
@@ -112,8 +114,9 @@ def _of_fragments(windows: Windows, fragments: NDArray[np.int64], most: int) -> 
     texts: list[str] = []
     budget = most * length
     for index in fragments:
-        for document in read_documents(manifest, manifest.fragment(int(index)), windows.corpus, bad=[]):
-            if is_held_out(document.text, windows.corpus.held_out):
+        fragment = manifest.fragment(int(index))
+        for document in read_documents(manifest, fragment, windows.corpus, [], Draw(windows.seed, 0)):
+            if is_held_out(document.split_by, windows.corpus.held_out):
                 texts.append(document.text)
                 budget -= len(tokenizer.encode(document.text)) + 2
         if budget <= 0:

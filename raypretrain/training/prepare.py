@@ -71,7 +71,7 @@ def prepare(recipe: PretrainRecipe, folder: RunFolder, say: Say, footers: Footer
         return _prepare_copy(recipe, recipe.corpus.tokenized, folder, say)
     say("listing the corpus")
     if folder.manifest.is_file():
-        manifest = Manifest.load(folder.manifest)
+        manifest = Manifest.load(folder.manifest, recipe.corpus)
         _refuse_other_files(manifest, recipe, folder)
     else:
         manifest = list_corpus(recipe, footers)
@@ -132,7 +132,7 @@ def read_windows(recipe: PretrainRecipe, folder: RunFolder) -> Windows:
     if not recipe.corpus.sources:
         what = "the run reads a tokenized copy, and its recipe does not say where the text is"
         raise RunError(what, where=str(folder.path), fix="leave corpus.sources in the recipe of such a run")
-    manifest, tokenizer = Manifest.load(folder.manifest), Tokenizer.load(folder.tokenizer)
+    manifest, tokenizer = Manifest.load(folder.manifest, recipe.corpus), Tokenizer.load(folder.tokenizer)
     shares = _densities(recipe, manifest, tokenizer, folder, lambda line: None)
     return Windows(manifest, recipe.corpus, recipe.sequences, tokenizer, recipe.run.seed, shares)
 
@@ -147,7 +147,7 @@ def _densities(
         found: list[float] = json.loads(folder.mixture.read_text(encoding="utf-8"))["tokens_per_byte"]
         return found
     say("measuring the sources of the mixture")
-    measured = densities(manifest, recipe.corpus, tokenizer, recipe.run.seed)
+    measured = densities(manifest, recipe.corpus, tokenizer, recipe.run.seed, recipe.sequences.longest)
     write_atomic(folder.mixture, json.dumps({"tokens_per_byte": measured}))
     return measured
 

@@ -26,6 +26,8 @@ from raypretrain.training.changes import LENGTH, SAFE, among, refuse_changes
 from raypretrain.training.recipe import PretrainRecipe, run_length
 
 _LOCK_ATTEMPTS = 4
+# Keys that earlier runs did not have: without a value they count for nothing, so that such a run goes on.
+_LATER = ("sequences.crop", ".clusters")
 
 
 class RunFolder:
@@ -210,5 +212,6 @@ class RunFolder:
 def fingerprint_of(recipe: PretrainRecipe) -> str:
     """SHA-256 of what a recipe says about the science of the run: without all that may change on a resume."""
     values = flatten(recipe.model_dump(mode="json"))
-    science = {key: value for key, value in values.items() if not among(key, SAFE + LENGTH)}
+    later = {key for key, value in values.items() if value is None and key.endswith(_LATER)}
+    science = {k: v for k, v in values.items() if k not in later and not among(k, SAFE + LENGTH)}
     return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from raypretrain.corpus.documents import is_held_out, read_documents
+from raypretrain.corpus.documents import Document, is_held_out, read_documents
 from raypretrain.corpus.manifest import Manifest
 from raypretrain.errors import InputError, RunError
 from raypretrain.tokens.batching import BatchSizes
@@ -81,31 +81,32 @@ def trace_document(run: Path, document: str, epochs: int = 1) -> dict[str, Any]:
 
     Returns:
         ``document``, ``text`` (its first characters), ``state`` (``in training``, ``held out``) and ``occurrences``,
-        each with ``epoch``, ``sequences`` (window, part and index of those that hold any of it), ``steps`` (those that
-        they are in), ``done`` (those of them that are done), and ``exact``, which is False where the steps are
-        estimates because they are far ahead. Sequences are none where it was dropped with the tail of its window;
-        steps are none where the run ends before.
+        each with ``epoch``, ``drawn`` (False where another member of its cluster is taken), ``sequences`` (window, part
+        and index of those that hold any of it), ``steps`` (those that they are in), ``done`` (those of them that are
+        done), and ``exact``, which is False where the steps are estimates because they are far ahead. Sequences are
+        none where it was not drawn, or dropped with the tail of its window; steps are none where the run ends before.
 
     Raises:
         InputError: the run knows no such file or line.
     """
     folder, recipe, windows = _open(run)
     file, position = _find(windows.manifest, windows, document)
-    fragment, text = _fragment_of(windows, file, position)
+    fragment, found = _fragment_of(windows, file, position)
     place = windows.manifest.open(file, windows.corpus).place(position)
-    result: dict[str, Any] = {"document": place, "text": text[:200]}
-    if is_held_out(text, windows.corpus.held_out):
+    result: dict[str, Any] = {"document": place, "text": found.text[:200]}
+    if is_held_out(found.split_by, windows.corpus.held_out):
         return {**result, "state": "held out", "occurrences": []}
     order = _Steps(windows, read_log(folder.metrics), recipe.training.batches)
     last = _last_step(recipe, windows)
     occurrences = []
     for epoch, places in zip(range(epochs), places_of(windows, file, position, fragment), strict=False):
-        steps, exact = order.of(places)
+        steps, exact = order.of(places or [])
         steps = [s for s in steps if s <= last]
         occurrences.append(
             {
                 "epoch": epoch,
-                "sequences": [asdict(cursor) for cursor in places],
+                "drawn": places is not None,
+                "sequences": [asdict(cursor) for cursor in places or []],
                 "steps": steps,
                 "done": [s for s in steps if s <= order.done],
                 "exact": exact,
@@ -207,8 +208,8 @@ def _find(manifest: Manifest, windows: Windows, document: str) -> tuple[int, int
     return named[0], manifest.open(named[0], windows.corpus).position(int(line))
 
 
-def _fragment_of(windows: Windows, file: int, position: int) -> tuple[int, str]:
-    """The fragment that holds a document, and its text."""
+def _fragment_of(windows: Windows, file: int, position: int) -> tuple[int, Document]:
+    """The fragment that holds a document, and the document."""
     manifest = windows.manifest
     indices = np.flatnonzero(manifest.file == file).tolist()
     # Bytes of a file of lines say it at once; otherwise it is looked for.
@@ -216,6 +217,6 @@ def _fragment_of(windows: Windows, file: int, position: int) -> tuple[int, str]:
     for index in dict.fromkeys([*by_bytes, *indices]):
         for document in read_documents(manifest, manifest.fragment(index), windows.corpus, bad=[]):
             if document.position == position:
-                return index, document.text
+                return index, document
     where = manifest.open(file, windows.corpus).place(position)
     raise InputError("holds no document", where=where, fix="an empty text, or a line in quarantine, is none")

@@ -45,6 +45,7 @@ class Case:
     weights: list[float | None]
     packing: str
     infill: float
+    crop: str | None
     mask: MaskConfig | None  # without one, the next token is learned
     length: int
     window: int
@@ -63,12 +64,14 @@ def cases(draw: st.DrawFn) -> Case:
     batches = BatchSizes(full, full >> doublings, draw(st.integers(1, 9)) if doublings else 0)
     workers = [w for w in (1, 2, 3, 4, 6, 12) if batches.first % w == 0]
     units = st.sampled_from(["token", "word", "span"])
+    infill = draw(st.sampled_from([0.0, 0.0, 0.5, 1.0]))
     life = st.tuples(st.sampled_from(workers), st.integers(1, 6), st.integers(0, 3))
     return Case(
         shards=sources,
         weights=draw(st.lists(st.one_of(st.none(), st.floats(0.2, 4)), min_size=3, max_size=3)),
         packing=draw(st.sampled_from(["concatenate", "best-fit"])),
-        infill=draw(st.sampled_from([0.0, 0.0, 0.5, 1.0])),
+        infill=infill,
+        crop=None if infill else draw(st.sampled_from([None, "random"])),
         mask=draw(st.none() | st.builds(MaskConfig, rate=st.floats(0.05, 0.9), unit=units)),
         length=draw(st.sampled_from([8, 13, 32])),
         window=draw(st.sampled_from([1024, 3000, 20_000])),
@@ -102,6 +105,7 @@ def windows_of(case: Case, folder: Path, tokenizer: Tokenizer) -> Windows:
         "packing": case.packing,
         "window": case.window,
         "infill": {"rate": case.infill},
+        "crop": case.crop,
     }
     config = SequencesConfig.model_validate(values)
     return Windows(build_manifest(corpus, 500), corpus, config, tokenizer, case.seed)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from real_text import python_files, reviews
 
+from raypretrain.corpus.clusters import Draw
 from raypretrain.corpus.documents import BadRecord, Document, is_held_out, read_documents
 from raypretrain.corpus.manifest import Fragment, Manifest, build_manifest
 from raypretrain.corpus.sources import CorpusConfig, SourceConfig
@@ -142,10 +143,10 @@ def test_no_more_of_the_corpus_is_read_than_that_takes(
     read: list[object] = []
 
     def counting(
-        manifest: Manifest, fragment: Fragment, config: CorpusConfig, bad: list[BadRecord]
+        manifest: Manifest, fragment: Fragment, config: CorpusConfig, bad: list[BadRecord], draw: Draw
     ) -> Iterator[Document]:
         read.append(fragment)
-        return read_documents(manifest, fragment, config, bad)
+        return read_documents(manifest, fragment, config, bad, draw)
 
     monkeypatch.setattr(evaluation, "read_documents", counting)
     assert len(windows.manifest) > 5
