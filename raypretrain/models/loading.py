@@ -14,7 +14,8 @@ from torch import Tensor
 from raypretrain.errors import InputError
 from raypretrain.models.config import read_json_object, read_shape
 from raypretrain.models.families import build
-from raypretrain.models.layout import LEFT_OUT, NAMES, check_state, expected_shapes, from_huggingface, some
+from raypretrain.models.files import INDEX, weight_files
+from raypretrain.models.layout import LEFT_OUT, NAMES, check_state, expected_shapes, from_huggingface
 from raypretrain.models.shape import ModelShape
 
 
@@ -76,7 +77,9 @@ def _read(folder: Path) -> Loaded:
         str(folder / "config.json"),
     )
     loaded = Loaded(shape, {})
-    for path in _weight_files(folder):
+    names = [path.name for path in folder.iterdir()]
+    files = weight_files(names, str(folder), lambda: read_json_object(folder / INDEX))
+    for path in (folder / file for file in files):
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118  (no mapping)
@@ -100,24 +103,3 @@ def _add(loaded: Loaded, name: str, weight: Tensor) -> None:
         loaded.left_out.append(name)
     else:
         loaded.state[found[0]] = found[1]
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.exists():
-        return [single]
-    if index.exists():
-        names = read_json_object(index).get("weight_map")
-        if not isinstance(names, dict):
-            raise InputError("holds no 'weight_map'", where=str(index))
-        return [folder / name for name in sorted(set(names.values()))]
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    if pickled:
-        raise InputError(
-            f"holds pickled weights only ({some(pickled)}), and reading them runs what code is in them",
-            where=str(folder),
-            fix="if you trust it, run AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)",
-        )
-    raise InputError(
-        "holds no model.safetensors", where=str(folder), fix="give the folder of a released model"
-    )
