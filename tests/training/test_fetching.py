@@ -21,10 +21,13 @@ from raypretrain.config import to_yaml
 from raypretrain.errors import InputError, RaypretrainError, StorageError
 from raypretrain.models import huggingface
 from raypretrain.models.loading import load_base
+from raypretrain.tokens.cursor import Cursor
 from raypretrain.training import fetching
 from raypretrain.training.basemodel import base_weights, bring_base
 from raypretrain.training.changes import refuse_changes
+from raypretrain.training.checkpoint import Standing, checkpoint_folder, commit, hash_files
 from raypretrain.training.fetching import LISTED, fetch_model
+from raypretrain.training.fork import fork
 from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder, fingerprint_of
 from raypretrain.training.vocabulary import given_tokenizer
@@ -243,6 +246,22 @@ def test_the_run_fetches_it_once_and_goes_on_without_the_store(
         InputError, match=r"run/base/model\.safetensors: is not the file that the run was begun"
     ):
         base_weights(folder, 1500)
+
+
+def test_a_fork_needs_neither_the_store_nor_the_base(url: str, tmp_path: Path, no_store: Any) -> None:
+    made = recipe(tmp_path, model={"from": url}, run={"folder": "run"}, training={"steps": 9})
+    folder = begin(made)
+    step = checkpoint_folder(folder.checkpoints, 3)
+    (step / "engine").mkdir(parents=True)
+    commit(step, Standing(3, Cursor(), 0, 1, 0, "", "", ""), hash_files(step, 0, 1))
+    no_store()
+    training = {"steps": 9, "learning_rate": 1e-4}
+    slower = recipe(tmp_path, model={"from": url}, run={"folder": "run"}, training=training)
+    child = RunFolder(fork(slower, tmp_path / "slower", print).run.folder)
+    said: list[str] = []
+    bring_base(child.read_recipe(), child, said.append)
+    assert said == []
+    assert child.read_recipe().model.shape(1500, 64) == made.model.shape(1500, 64)
 
 
 def test_a_start_that_failed_binds_nobody_to_what_it_fetched(url: str, store: str, tmp_path: Path) -> None:
