@@ -83,7 +83,7 @@ def check_infill(config: InfillConfig, tokenizer: Tokenizer) -> None:
     parts = zip(_PARTS, tokenizer.encode_on(_PARTS), strict=True)
     if not tokenizer.lossless and any(tokenizer.decode(ids) != part for part, ids in parts):
         what = "the tokenizer does not keep a part of a text as it is"
-        raise InputError(what, where=where, fix="take a tokenizer that adds no space in front")
+        raise InputError(what, where=where, fix="take one that leaves letters and white space as they are")
 
 
 def draw_arrangements(
