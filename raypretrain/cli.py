@@ -276,19 +276,25 @@ def export(
 
 @app.command("import")
 def import_command(
-    folder: Annotated[Path, typer.Argument(help="A model in Hugging Face's layout.", metavar="FOLDER")],
+    model: Annotated[
+        str, typer.Argument(help="A model in Hugging Face's layout; local or s3://.", metavar="FOLDER")
+    ],
     to: Annotated[Path, typer.Option("--to", metavar="NEW", help="The folder to write.")],
+    endpoint_url: Annotated[
+        str | None, typer.Option(help="Of an S3-compatible store that is not AWS.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring in a public model, and say what it is: Llama, GPT-2, BERT, ModernBERT or ESM-2.
 
     \b
-    Example:
+    Examples:
       raypretrain import ~/models/SmolLM2-135M --to models/smollm2
+      raypretrain import s3://bucket/models/SmolLM2-135M --to models/smollm2
     """
     from raypretrain.training.importing import as_lines, import_model
 
-    found = import_model(folder, to)
+    found = import_model(model, to, endpoint_url)
     _show(found, as_json, lambda found: print(*as_lines(found), sep="\n"))
 
 

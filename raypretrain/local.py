@@ -28,10 +28,10 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
         file.write(content)
 
 
-def copy_atomic(source: str, path: str | Path) -> None:
-    """Copy a file to ``path``, whole or not at all."""
-    with _whole_or_not(Path(path)) as file, open_local(source) as original:
-        shutil.copyfileobj(original, file, _COPY)
+def copy_atomic(source: BinaryIO, path: str | Path) -> None:
+    """Copy what is open to ``path``, whole or not at all."""
+    with _whole_or_not(Path(path)) as file:
+        shutil.copyfileobj(source, file, _COPY)
 
 
 def remove(path: str | Path) -> None:

@@ -21,8 +21,8 @@ from raypretrain.buckets.retries import Counts, counters, take_counts
 from raypretrain.local import check_writable, sha256_file, write_atomic
 
 __all__ = [
-    "Counts", "FileInfo", "Options", "check_writable", "counters", "exists", "is_remote", "list_files", "open_read",
-    "read_ahead", "read_range", "remove", "sha256_file", "take_counts", "upload", "upload_folder", "write",
+    "Counts", "FileInfo", "Options", "check_writable", "counters", "download", "exists", "is_remote", "list_files",
+    "open_read", "read_ahead", "read_range", "remove", "sha256_file", "take_counts", "upload", "upload_folder", "write",
     "write_atomic",
 ]  # fmt: skip
 
@@ -160,9 +160,20 @@ def upload(file: str | Path, url: str, options: Options | None = None) -> None:
         StorageError: it cannot be read or written.
     """
     if not is_remote(url):
-        local.copy_atomic(str(file), _path(url))
+        with local.open_local(str(file)) as source:
+            local.copy_atomic(source, _path(url))
         return
     Remote(url, options).call(lambda store, path: store.upload(path, str(file)))
+
+
+def download(file: FileInfo, to: str | Path, options: Options | None = None) -> None:
+    """Copy a file that was listed to a local one, whole or not at all.
+
+    Raises:
+        StorageError: it cannot be read or written, or is not the one that was listed.
+    """
+    with open_read(file.url, options, file.size, file.tag) as source:
+        local.copy_atomic(source, to)
 
 
 def remove(url: str, options: Options | None = None) -> None:

@@ -30,8 +30,12 @@ SHAPES: dict[str, type[ModelShape]] = {
 
 DEFAULT_PRESET = "llama-10m"
 
+_OF_NO_FAMILY = ("base", "endpoint_url", "preset")
 _OF_A_BASE = ("rope_theta", "rope_scaling")
 """What may differ from a base model's: it is in no weight's shape."""
+
+_ROWS = 64
+"""An embedding that grows has a multiple of so many rows: GPUs multiply by round numbers faster."""
 
 
 class ModelConfig(Config):
@@ -42,7 +46,9 @@ class ModelConfig(Config):
     """
 
     base: Location = Field(default="", alias="from")
-    """The folder of a model in Hugging Face's layout whose weights and tokenizer the run begins with."""
+    """The folder of a model in Hugging Face's layout whose weights and tokenizer it begins with; or its URL."""
+    endpoint_url: str | None = None
+    """Of the store, if it is not AWS."""
     preset: str | None = None
     width: Count | None = Field(default=None, gt=0)
     layers: Count | None = Field(default=None, gt=0)
@@ -62,11 +68,9 @@ class ModelConfig(Config):
 
     @field_validator("base")
     @classmethod
-    def _in_a_folder(cls, base: str) -> str:
-        if "://" in base:
-            raise ValueError(
-                "a base model is in a folder; bring it there first: raypretrain import URL --to FOLDER"
-            )
+    def _a_path_or_a_url(cls, base: str) -> str:
+        if base.startswith("file://"):
+            raise ValueError("write the folder of a base model as a path, without file://")
         return base
 
     @field_validator("preset")
@@ -86,7 +90,7 @@ class ModelConfig(Config):
     @classmethod
     def _known_to_the_family(cls, value: Any, info: ValidationInfo) -> Any:
         # A preset that was refused is not there, and then there is no family to ask.
-        if value is None or info.field_name in ("base", "preset") or "preset" not in info.data:
+        if value is None or info.field_name in _OF_NO_FAMILY or "preset" not in info.data:
             return value
         if info.data.get("base"):
             if info.field_name not in _OF_A_BASE:
@@ -100,7 +104,7 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _sizes_fit(self, info: ValidationInfo) -> ModelConfig:
         if self.base:
-            self._base_shape = _shape_of_base(Path(self.base), info)
+            self._base_shape = _shape_of_base(self.base, info)
             if any(getattr(self, n) is not None and n not in _settings(self._base_shape) for n in _OF_A_BASE):
                 raise ValueError(
                     f"a base model of the family '{self._base_shape.family}' has no rope_theta to set"
@@ -116,6 +120,11 @@ class ModelConfig(Config):
     def objective(self) -> Objective:
         """What the family learns to predict."""
         return self._pattern.objective
+
+    @property
+    def storage_options(self) -> dict[str, Any] | None:
+        """How the store is reached that the base model is in."""
+        return {"endpoint_url": self.endpoint_url} if self.endpoint_url else None
 
     @property
     def source(self) -> str:
@@ -134,26 +143,31 @@ class ModelConfig(Config):
     def shape(self, vocabulary: int, length: int) -> ModelShape:
         """The shape with this vocabulary, for sequences of ``length`` tokens.
 
-        A base model's has its own rows and positions; where these are turned, not learned, ``length`` may be more.
+        A base model's has its own rows, and more where its tokenizer got more tokens than there are rows; and its own
+        positions: where these are turned, not learned, ``length`` may be more.
         """
         preset = self._pattern
-        given = {key: value for key, value in self if key not in ("base", "preset") and value is not None}
+        given = {key: value for key, value in self if key not in _OF_NO_FAMILY and value is not None}
         if self._base_shape is not None:
             longest = preset.max_length if preset.learns_positions else max(preset.max_length, length)
-            return replace(preset, max_length=longest, **given)
+            rows = preset.vocabulary if vocabulary <= preset.vocabulary else -(-vocabulary // _ROWS) * _ROWS
+            return replace(preset, vocabulary=rows, max_length=longest, **given)
         if isinstance(preset, LlamaShape) and "heads" in given and preset.key_value_heads == preset.heads:
             given.setdefault("key_value_heads", given["heads"])
         shape = replace(preset, vocabulary=vocabulary, max_length=length, **given)
         return replace(shape, head_width=shape.width // shape.heads)
 
 
-def _shape_of_base(folder: Path, info: ValidationInfo) -> ModelShape:
-    """As its config says; a run has kept that of its own (``base_config``), and the folder may be gone."""
-    path = folder / "config.json"
+def _shape_of_base(base: str, info: ValidationInfo) -> ModelShape:
+    """As its config says, which ``base_config`` of the context is where it is not read from a folder.
+
+    That is, a run's own, whose folder may be gone; or one in a store.
+    """
     values = (info.context or {}).get("base_config")
     if values is None:
-        values = read_json_object(path, "give model.from the folder of a model in Hugging Face's layout")
-    return read_shape(values, str(path))
+        fix = "give model.from the folder of a model in Hugging Face's layout"
+        values = read_json_object(Path(base) / "config.json", fix)
+    return read_shape(values, f"{base}/config.json")
 
 
 def _settings(shape: ModelShape) -> set[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raypretrain.models.shape import ModelShape
 
@@ -41,3 +42,30 @@ def draw_weights(
         else:
             nn.init.trunc_normal_(drawn, 0.0, spread, -cutoff * spread, cutoff * spread, generator=generator)
         weight.copy_(drawn)
+
+
+_OF_THE_VOCABULARY = ("embedding.weight", "head.weight", "bias")
+"""The weights, of any family, that have a row for each token."""
+
+
+def with_new_rows(state: Mapping[str, Tensor], tokens: int, new: int, rows: int) -> dict[str, Tensor]:
+    """A model's weights with rows for new tokens: each begins as the mean of those that the model has learned.
+
+    So a new token's logit is the mean of the others', and their probabilities hardly change: the partition function
+    grows at most by the share of the new rows. Hewitt, Initializing New Word Embeddings for Pretrained Language
+    Models, 2021 (nlp.stanford.edu/~johnhew/vocab-expansion.html). Without noise: gradients tell equal rows apart.
+
+    Args:
+        state: under our names.
+        tokens: of the tokenizer that it was trained with; further rows of it mean nothing.
+        new: how many tokens come after these. They take such rows first.
+        rows: that there shall be, at least ``tokens + new`` and what the model has.
+    """
+    grown = dict(state)
+    for name in _OF_THE_VOCABULARY if new else ():
+        if name in state:
+            old = state[name]
+            mean = old[:tokens].double().mean(0).to(old.dtype)
+            grown[name] = torch.cat([old, mean.expand(rows - len(old), *mean.shape)])
+            grown[name][tokens : tokens + new] = mean
+    return grown

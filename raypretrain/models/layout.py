@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from raypretrain.errors import InputError
 from raypretrain.models.families import build
+from raypretrain.models.files import some
 from raypretrain.models.shape import ModelShape
 
 
@@ -235,10 +236,3 @@ def check_state(state: Mapping[str, Tensor], shape: ModelShape, where: str) -> N
     ]
     if wrong:
         raise InputError(f"weights whose shape does not fit the config: {some(wrong)}", where=where)
-
-
-def some(names: Iterable[str], most: int = 3) -> str:
-    """The first few of the names, and how many more there are."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
-    return ", ".join(ordered[:most]) + more

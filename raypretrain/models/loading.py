@@ -14,7 +14,8 @@ from torch import Tensor
 from raypretrain.errors import InputError
 from raypretrain.models.config import read_json_object, read_shape
 from raypretrain.models.families import build
-from raypretrain.models.layout import LEFT_OUT, NAMES, check_state, expected_shapes, from_huggingface, some
+from raypretrain.models.files import INDEX, weight_files
+from raypretrain.models.layout import LEFT_OUT, NAMES, check_state, expected_shapes, from_huggingface
 from raypretrain.models.shape import ModelShape
 
 
@@ -76,7 +77,7 @@ def _read(folder: Path) -> Loaded:
         str(folder / "config.json"),
     )
     loaded = Loaded(shape, {})
-    for path in weight_files(folder):
+    for path in weight_paths(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118  (no mapping)
@@ -102,27 +103,13 @@ def _add(loaded: Loaded, name: str, weight: Tensor) -> None:
         loaded.state[found[0]] = found[1]
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_paths(folder: Path) -> list[Path]:
     """The safetensors files of a model's folder.
 
     Raises:
         InputError: it has none, or pickled weights only.
     """
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.exists():
-        return [single]
-    if index.exists():
-        names = read_json_object(index).get("weight_map")
-        if not isinstance(names, dict):
-            raise InputError("holds no 'weight_map'", where=str(index))
-        return [folder / name for name in sorted(set(names.values()))]
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    if pickled:
-        raise InputError(
-            f"holds pickled weights only ({some(pickled)}), and reading them runs what code is in them",
-            where=str(folder),
-            fix="if you trust it, run AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)",
-        )
-    raise InputError(
-        "holds no model.safetensors", where=str(folder), fix="give the folder of a released model"
-    )
+    names = [path.name for path in folder.iterdir()]
+    return [
+        folder / file for file in weight_files(names, str(folder), lambda: read_json_object(folder / INDEX))
+    ]

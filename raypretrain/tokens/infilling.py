@@ -63,6 +63,10 @@ class Arrangement:
         ]
 
 
+_PARTS = ["x", " x ", "\n\tX", "x.\n\n"]
+"""What a tokenizer must keep as it is, for a document whose parts are put together again to be the same text."""
+
+
 def check_infill(config: InfillConfig, tokenizer: Tokenizer) -> None:
     """See that documents can be rearranged for this tokenizer.
 
@@ -76,10 +80,10 @@ def check_infill(config: InfillConfig, tokenizer: Tokenizer) -> None:
         what = "the tokenizer has no tokens that mark prefix, suffix and middle"
         fix = "have one trained in another run.folder (kind: bpe or unigram), give a code model's, or set rate to 0"
         raise InputError(what, where=where, fix=fix)
-    alone = tokenizer.encode_on(["x"])[0]
-    if not tokenizer.lossless or tokenizer.byte_lengths[alone].sum() != 1:
+    parts = zip(_PARTS, tokenizer.encode_on(_PARTS), strict=True)
+    if not tokenizer.lossless and any(tokenizer.decode(ids) != part for part, ids in parts):
         what = "the tokenizer does not keep a part of a text as it is"
-        raise InputError(what, where=where, fix="take a tokenizer that adds no space in front")
+        raise InputError(what, where=where, fix="take one that leaves letters and white space as they are")
 
 
 def draw_arrangements(
@@ -115,10 +119,13 @@ def arranged_spans(text: str, way: Arrangement, tokenizer: Tokenizer) -> NDArray
         if section.mark is not None:
             spans.append(np.full((1, 2), section.start))
             ids = ids[1:]
-        lengths = tokenizer.byte_lengths[ids].astype(np.int64)
         part = text[section.start : section.stop]
-        lengths[:1] -= lengths.sum() - len(part.encode())  # what the model wants in front of a text
-        spans.append(spans_of_lengths(part, lengths) + section.start)
+        if tokenizer.lossless:
+            lengths = tokenizer.byte_lengths[ids].astype(np.int64)
+            lengths[:1] -= lengths.sum() - len(part.encode())  # what the model wants in front of a text
+            spans.append(spans_of_lengths(part, lengths) + section.start)
+        else:
+            spans.append(tokenizer.spans(part) + section.start)
     return np.concatenate(spans)
 
 

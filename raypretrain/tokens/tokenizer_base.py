@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ class Tokenizer(ABC):
         bos, eos, pad: what begins and ends a document, and what fills a sequence. No text becomes one of them.
         unk: stands for characters that the vocabulary lacks; None where that cannot happen.
         mask: stands for a token that is hidden; None if there is none.
+        infill: mark a prefix, a suffix and a middle; None without them.
+        added: how many special tokens, its last ones, :meth:`load` added to what it read.
         lossless: whether every text comes back from its ids as it was.
         byte_lengths: int32 [vocabulary], the bytes of UTF-8 that each token stands for, 0 for special ones. Of a
             tokenizer that is not lossless only its name's: see :meth:`token_bytes`.
@@ -39,23 +41,33 @@ class Tokenizer(ABC):
     unk: int | None = None
     mask: int | None = None
     infill: tuple[int, int, int] | None = None
+    added: int = 0
     lossless: bool = True
     byte_lengths: NDArray[np.int32]
     texts: list[bytes]
 
     @classmethod
-    def load(cls, path: str | Path, specials: Mapping[str, str] | None = None) -> Tokenizer:
+    def load(
+        cls,
+        path: str | Path,
+        specials: Mapping[str, str] | None = None,
+        add: Sequence[str] = (),
+        options: storage.Options | None = None,
+    ) -> Tokenizer:
         """Read a ``.model`` of SentencePiece, a ``tokenizer.json``, or a folder with either; local or in a bucket.
 
         Args:
             specials: names of the tokens for ``bos``, ``eos`` and ``pad``, where the file's own are not meant.
+            add: names of special tokens that it shall have; those that it has not come after all others.
+            options: how to reach the store that it is in.
 
         Raises:
-            InputError: it is not there, is no tokenizer, cannot be used, or has no token that ends a document.
+            InputError: it is not there, is no tokenizer, cannot be used, or has no token that ends a document; or
+                a name of ``add`` stands for text.
         """
         from raypretrain.tokens.tokenizer_files import load_tokenizer
 
-        return load_tokenizer(str(path), specials or {})
+        return load_tokenizer(str(path), specials or {}, add, options)
 
     def save(self, folder: str | Path) -> Path:
         """Write the tokenizer's files into ``folder``; returns the path of the one to load it from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,8 @@ class TokenizerConfig(Config):
     """Likewise, that ends a document."""
     pad: str | None = Field(default=None, min_length=1)
     """Likewise, that fills a sequence."""
+    add: list[Annotated[str, Field(min_length=1)]] = Field(default=[], exclude_if=lambda names: not names)
+    """Names of special tokens that it shall have beside its own."""
 
     @model_validator(mode="after")
     def _fits(self) -> TokenizerConfig:
@@ -33,6 +35,10 @@ class TokenizerConfig(Config):
             raise ValueError(f"'{min(self.specials)}' names a token of a tokenizer.path, and there is none")
         if self.path is not None and self.kind in ("bytes", "amino-acids"):
             raise ValueError(f"kind '{self.kind}' needs no path; leave one of the two out")
+        if self.add and self.kind in ("bytes", "amino-acids"):
+            raise ValueError(f"kind '{self.kind}' takes no more tokens; leave 'add' out")
+        if twice := {name for name in self.add if self.add.count(name) > 1}:
+            raise ValueError(f"'add' has '{min(twice)}' twice")
         return self
 
     @property

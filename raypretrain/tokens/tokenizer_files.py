@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,25 @@ from raypretrain.tokens.tokenizer_huggingface import COMPANIONS, HuggingFaceToke
 from raypretrain.tokens.tokenizer_sentencepiece import MODEL_NAME, SentencePieceTokenizer
 
 
-def load_tokenizer(path: str, specials: Mapping[str, str]) -> Tokenizer:
+def load_tokenizer(
+    path: str, specials: Mapping[str, str], add: Sequence[str], options: storage.Options | None
+) -> Tokenizer:
     """The tokenizer at ``path``; see :meth:`~raypretrain.tokens.tokenizer_base.Tokenizer.load`."""
-    beside = _files_beside(path)
+    beside = _files_beside(path, options)
     if beside is None:
         fix = f"name a .model of SentencePiece, a {JSON_NAME}, or a folder with {MODEL_NAME} or {JSON_NAME}"
         raise InputError("there is no such tokenizer", where=path, fix=fix)
     main, folder = beside
+    read = partial(_read, folder=folder, specials=specials, add=add, options=options)
     if MODEL_NAME in main and JSON_NAME in main:
         try:
-            return _read(main[MODEL_NAME], folder, specials)
+            return read(main[MODEL_NAME])
         except InputError:
-            return _read(main[JSON_NAME], folder, specials)  # says the same in more general terms
-    return _read(next(iter(main.values())), folder, specials)
+            return read(main[JSON_NAME])  # says the same in more general terms
+    return read(next(iter(main.values())))
 
 
-def _files_beside(path: str) -> tuple[dict[str, str], dict[str, str]] | None:
+def _files_beside(path: str, options: storage.Options | None) -> tuple[dict[str, str], dict[str, str]] | None:
     """The files to read, and all files of their folder: names and URLs. None if there is nothing to read."""
     names = (MODEL_NAME, JSON_NAME)
     if not storage.is_remote(path) and Path(path).is_file():
@@ -39,11 +43,11 @@ def _files_beside(path: str) -> tuple[dict[str, str], dict[str, str]] | None:
         folder = _local(Path(path))
         main = {name: folder[name] for name in names if name in folder}
         return (main, folder) if main else None
-    found = {info.url for info in storage.list_files(path)}
+    found = {info.url for info in storage.list_files(path, options)}
     above, _, last = path.rpartition("/")
     if path in found:
         return {last: path}, {
-            name: url for name in COMPANIONS if storage.list_files(url := f"{above}/{name}")
+            name: url for name in COMPANIONS if storage.list_files(url := f"{above}/{name}", options)
         }
     folder = {url.rpartition("/")[2]: url for url in found if url.rpartition("/")[0] == path.rstrip("/")}
     main = {name: folder[name] for name in names if name in folder}
@@ -55,12 +59,19 @@ def _local(folder: Path) -> dict[str, str]:
     return {name: str(folder / name) for name in names if (folder / name).is_file()}
 
 
-def _read(url: str, folder: dict[str, str], specials: Mapping[str, str]) -> Tokenizer:
-    content = _content(url)
+def _read(
+    url: str,
+    folder: dict[str, str],
+    specials: Mapping[str, str],
+    add: Sequence[str],
+    options: storage.Options | None,
+) -> Tokenizer:
+    content = _content(url, options)
     if content.lstrip()[:1] != b"{":
-        return SentencePieceTokenizer(content, url, specials)
-    companions = {name: _content(folder[name]) for name in COMPANIONS if name in folder}
-    return _fixed(content) or HuggingFaceTokenizer(content, companions, url, specials)
+        return SentencePieceTokenizer(content, url, specials, add)
+    companions = {name: _content(folder[name], options) for name in COMPANIONS if name in folder}
+    fixed = None if add else _fixed(content)
+    return fixed or HuggingFaceTokenizer(content, companions, url, specials, add=add)
 
 
 def _fixed(content: bytes) -> Tokenizer | None:
@@ -74,6 +85,6 @@ def _fixed(content: bytes) -> Tokenizer | None:
     return next((made for made in (Bytes(), AminoAcids()) if made.huggingface() == values), None)
 
 
-def _content(url: str) -> bytes:
-    with storage.open_read(url) as file:
+def _content(url: str, options: storage.Options | None) -> bytes:
+    with storage.open_read(url, options) as file:
         return file.read()

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,15 @@ from raypretrain.tokens.tokenizer_base import Tokenizer, bytes_of_spans
 from raypretrain.tokens.tokenizer_cuts import CUTS, cut_of
 from raypretrain.tokens.tokenizer_json import begin
 from raypretrain.tokens.tokenizer_specials import COMPANIONS, find_specials, infill_marks
-from raypretrain.tokens.tokenizer_values import FIX, declare, is_lossless, parsed, steps_of, texts_of_tokens
+from raypretrain.tokens.tokenizer_values import (
+    FIX,
+    declare,
+    is_lossless,
+    parsed,
+    steps_of,
+    texts_of_tokens,
+    with_tokens,
+)
 from raypretrain.tokens.words import Cut, Words, pieces
 
 JSON_NAME = "tokenizer.json"
@@ -40,6 +48,7 @@ class HuggingFaceTokenizer(Tokenizer):
         where: str = JSON_NAME,
         specials: Mapping[str, str] | None = None,
         cut: int | None = None,
+        add: Sequence[str] = (),
     ) -> None:
         """Read it.
 
@@ -49,11 +58,12 @@ class HuggingFaceTokenizer(Tokenizer):
             where: its name for error messages.
             specials: names for ``bos``, ``eos`` and ``pad`` that the recipe gives.
             cut: which of :data:`~raypretrain.tokens.tokenizer_cuts.CUTS` is right, if that is known; -1 is none.
+            add: names of special tokens that it gets if it has not got them.
         """
         # A task of the stream has one CPU, and many run beside each other.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        self.content = content
-        self._values, names = parsed(content, where)
+        self.content, self.added = with_tokens(content, add, where) if add else (content, 0)
+        self._values, names = parsed(self.content, where)
         roles = find_specials(self._values, names, companions, specials or {}, where)
         self.bos, self.eos, self.pad, self.mask = roles["bos"], roles["eos"], roles["pad"], roles.get("mask")
         self._names = {token: name for name, token in names.items()}

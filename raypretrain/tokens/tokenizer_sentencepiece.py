@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from raypretrain.errors import InputError
 from raypretrain.tokens.tokenizer_base import Tokenizer
-from raypretrain.tokens.tokenizer_specials import infill_marks, mask_of
+from raypretrain.tokens.tokenizer_specials import infill_marks, mask_of, new_names
 from raypretrain.tokens.words import KINDS, Cut, Words, pieces
 
 MODEL_NAME = "tokenizer.model"
@@ -44,9 +44,20 @@ class SentencePieceTokenizer(Tokenizer):
     unk: int
 
     def __init__(
-        self, model: bytes, where: str = MODEL_NAME, specials: Mapping[str, str] | None = None
+        self,
+        model: bytes,
+        where: str = MODEL_NAME,
+        specials: Mapping[str, str] | None = None,
+        add: Sequence[str] = (),
     ) -> None:
-        """Args: the content of a ``.model`` file, its name for error messages, and names for its special tokens."""
+        """Read it.
+
+        Args:
+            model: the content of a ``.model`` file.
+            where: its name for error messages.
+            specials: names for ``bos``, ``eos`` and ``pad`` that the recipe gives.
+            add: names of special tokens that it gets if it has not got them.
+        """
         import sentencepiece
 
         try:
@@ -54,15 +65,17 @@ class SentencePieceTokenizer(Tokenizer):
         except (RuntimeError, OSError):
             raise InputError("is no SentencePiece model", where=where) from None
         proto = model_proto(model)
-        if specials:
-            _rename(proto, specials)
+        self.added = _add(proto, add)
+        changed = bool(specials or self.added)
+        if changed:
+            _rename(proto, specials or {})
             model = bytes(proto.SerializeToString())
         if reason := _loses(proto):
             fix = "give the model's own tokenizer.json, or train one with 'raypretrain tokenizer train'"
             raise InputError(f"this tokenizer loses text: it {reason}", where=where, fix=fix)
         self.prefix = " " if proto.normalizer_spec.add_dummy_prefix else ""
         """What the model wants in front of a text."""
-        if specials or self.prefix:
+        if changed or self.prefix:
             proto.normalizer_spec.add_dummy_prefix = False  # ours: words are not beginnings of texts
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
         self.model = model
@@ -161,6 +174,16 @@ class SentencePieceTokenizer(Tokenizer):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (SentencePieceTokenizer, (self.model,))
+
+
+def _add(proto: Any, names: Sequence[str]) -> int:
+    """Give the model special pieces of these names, after its own; returns how many it had not."""
+    new = new_names(names, {piece.piece: piece.type == piece.CONTROL for piece in proto.pieces})
+    for name in new:
+        piece = proto.pieces.add(piece=name, score=0.0)
+        piece.type = piece.CONTROL
+        proto.trainer_spec.vocab_size = len(proto.pieces)
+    return len(new)
 
 
 def _rename(proto: Any, specials: Mapping[str, str]) -> None:

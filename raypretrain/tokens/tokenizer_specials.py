@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from raypretrain.errors import InputError
@@ -49,6 +49,22 @@ def infill_marks(tokens: Mapping[str, int]) -> tuple[int, int, int] | None:
 def mask_of(tokens: Mapping[str, int]) -> int | None:
     """The id of the token among special ones that stands for a hidden one; None without it."""
     return next((tokens[name] for name in _COMMON["mask"] if name in tokens), None)
+
+
+def new_names(add: Sequence[str], tokens: Mapping[str, bool]) -> list[str]:
+    """Those of the names that a tokenizer has not yet.
+
+    Args:
+        tokens: the names of its tokens, and whether they are special.
+
+    Raises:
+        InputError: one is no special token.
+    """
+    for name in add:
+        if not tokens.get(name, True):
+            what = f"'{name}' is a token of it, and no special one"
+            raise InputError(what, where="tokenizer.add", fix="give another name")
+    return [name for name in dict.fromkeys(add) if name not in tokens]
 
 
 def find_specials(

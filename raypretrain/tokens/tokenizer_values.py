@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from raypretrain.errors import InputError
 from raypretrain.tokens.tokenizer_json import BYTE_SIGNS, added_token
+from raypretrain.tokens.tokenizer_specials import new_names
 
 _NEVER = -1e4  # the score of a special token's name: no text must match it
 _BYTE_OF_SIGN = {sign: byte for byte, sign in enumerate(BYTE_SIGNS)}
@@ -40,6 +42,21 @@ def _type_of(model: dict[str, Any]) -> str:
     if "merges" in model:
         return "BPE"
     return "WordPiece" if "continuing_subword_prefix" in model else "WordLevel"
+
+
+def with_tokens(content: bytes, add: Sequence[str], where: str) -> tuple[bytes, int]:
+    """The file with special tokens of these names after its own, and how many of them are new.
+
+    Raises:
+        InputError: one of them stands for text.
+    """
+    values, ids = parsed(content, where)
+    added = values.get("added_tokens") or []
+    special = {token["content"] for token in added if token.get("special")}
+    new = new_names(add, {name: name in special for name in ids})
+    first = max(ids.values()) + 1
+    values["added_tokens"] = [*added, *(added_token(first + i, name) for i, name in enumerate(new))]
+    return (json.dumps(values, ensure_ascii=False).encode() if new else content), len(new)
 
 
 def declare(values: dict[str, Any], specials: dict[int, str]) -> None:

@@ -17,6 +17,7 @@ SAFE = (
     "corpus.on_change",
     "corpus.tokenized",  # the batches are the same
     "corpus.tokenized_endpoint_url",
+    "model.endpoint_url",
     "training.checkpoint.",
     "training.guard.",  # it acts only where something went wrong
     "training.evaluation.every",

@@ -10,11 +10,18 @@ from raypretrain.config import flatten
 from raypretrain.corpus.manifest import Manifest
 from raypretrain.errors import RunError
 from raypretrain.tokens.tokenized import FINISHED, Copy, fetch_companions, read_copy
-from raypretrain.tokens.tokenizer import given_tokenizer
+from raypretrain.training.changes import among
 from raypretrain.training.recipe import PretrainRecipe, run_length
+from raypretrain.training.vocabulary import given_tokenizer
 
 _OF_A_SOURCE = {"text", "weight", "epochs", "documents", "format"}
-_OF_TRAINING = {"tokenizer.path", "tokenizer.kind", "tokenizer.vocabulary", "tokenizer.sample"}
+_OF_TRAINING = (
+    "tokenizer.path",
+    "tokenizer.kind",
+    "tokenizer.vocabulary",
+    "tokenizer.sample",
+    "tokenizer.add",
+)
 _SHOWN = 8
 
 
@@ -87,9 +94,9 @@ def _differing(copy: Copy, recipe: PretrainRecipe) -> list[tuple[str, Any, Any]]
     differing = [(k, then.get(k), now.get(k)) for k in sorted(now | then) if then.get(k) != now.get(k)]
     if not recipe.corpus.sources:  # then the copy alone says what they are
         differing = [row for row in differing if not row[0].startswith("corpus.sources")]
-    given = given_tokenizer(recipe.tokenizer)
+    given = given_tokenizer(recipe)
     if given is not None:  # its name says nothing: it is the same, or another one
-        differing = [row for row in differing if row[0] not in _OF_TRAINING]
+        differing = [row for row in differing if not among(row[0], _OF_TRAINING)]
         if given.fingerprint != copy.tokenizer:
             name = recipe.tokenizer.path or recipe.tokenizer.kind
             before = then["tokenizer.path"] or f"{then['tokenizer.kind']}, {copy.vocabulary} pieces"

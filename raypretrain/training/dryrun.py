@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 from raypretrain.models.config import ModelShape
-from raypretrain.tokens.tokenizer import given_tokenizer
 from raypretrain.training.cluster import Sizes, local_resources, size_up
 from raypretrain.training.prepare import check_tokenizer, check_weight_groups, list_corpus
 from raypretrain.training.recipe import PretrainRecipe, run_length
 from raypretrain.training.runfolder import RunFolder
+from raypretrain.training.vocabulary import given_tokenizer
 
 
 def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
         RaypretrainError: whatever a start would refuse as well.
     """
     manifest = list_corpus(recipe)
-    given = given_tokenizer(recipe.tokenizer)
+    given = given_tokenizer(recipe)
     if given:
         check_tokenizer(recipe, given)
     vocabulary = given.vocabulary if given else recipe.tokenizer.vocabulary

@@ -96,6 +96,8 @@ def _make(
     check_writable(partial.path)
     shutil.rmtree(partial.path, ignore_errors=True)
     partial.checkpoints.mkdir(parents=True)
+    if old.base.is_file():
+        shutil.copy2(old.base, partial.base)
     if anew:
         partial.corpus.mkdir()
         for file in old.corpus.glob("tokenizer*"):

@@ -3,42 +3,61 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from raypretrain.errors import InputError
+from raypretrain.models.files import TOKENIZER
 from raypretrain.models.huggingface import save_language_model
 from raypretrain.models.loading import Loaded, load_completed
 from raypretrain.models.shape import ModelShape
-from raypretrain.storage import check_writable
+from raypretrain.storage import check_writable, is_remote
 from raypretrain.tokens.tokenizer import Tokenizer
+from raypretrain.training.fetching import fetch_model
 
-_TOKENIZER_FILES = (
-    "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-    "vocab.json", "merges.txt", "chat_template.jinja", "tokenizer.json",
-)  # fmt: skip
 _SEED = 0
 
 
-def import_model(folder: Path, to: Path) -> dict[str, Any]:
-    """Write the model in ``folder`` to ``to``, in Hugging Face's layout; returns what was found.
+def import_model(model: str | Path, to: Path, endpoint_url: str | None = None) -> dict[str, Any]:
+    """Write the model in a folder to ``to``, in Hugging Face's layout; returns what was found.
 
     What our families have not (BERT's pooler) is left out, and an output that it was saved without is drawn.
 
+    Args:
+        model: the folder; or the URL of one, which is fetched first, to a temporary folder.
+        endpoint_url: of the store, if it is not AWS.
+
     Raises:
         InputError: it is no model of a family of ours, is damaged, or its tokenizer is not there or does not fit.
-        StorageError: ``to`` cannot be written to.
+        StorageError: it cannot be fetched, or ``to`` not be written to.
     """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise InputError("is not empty", where=str(to), fix="give --to a new folder")
+    url = str(model)
+    if not is_remote(url):
+        return _import(Path(url.removeprefix("file://")), to)
+    url = url.rstrip("/")
+    check_writable(to)
+    with tempfile.TemporaryDirectory(prefix="raypretrain-import-") as temporary:
+        fetched = Path(temporary) / "model"
+        fetch_model(url, fetched, {"endpoint_url": endpoint_url} if endpoint_url else None)
+        try:
+            return _import(fetched, to)
+        except InputError as error:  # of the files there, and not of where they are for now
+            where = (error.where or url).replace(str(fetched), url)
+            raise InputError(error.what, where=where, fix=error.fix) from None
+
+
+def _import(folder: Path, to: Path) -> dict[str, Any]:
     if not folder.is_dir():
         fix = "give the folder of a model in Hugging Face's layout"
         raise InputError("there is no such folder", where=str(folder), fix=fix)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise InputError("is not empty", where=str(to), fix="give --to a new folder")
     loaded = load_completed(folder, _SEED)
     tokenizer = tokenizer_of(folder, loaded.shape)
     check_writable(to)
     to.mkdir(parents=True, exist_ok=True)
-    for name in _TOKENIZER_FILES:
+    for name in TOKENIZER:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, to / name)
     bos, eos, pad = tokenizer.bos, tokenizer.eos, tokenizer.pad

@@ -11,10 +11,11 @@ from typing import Any
 from raypretrain.errors import RecipeError
 from raypretrain.tokens.inspect import inspect
 from raypretrain.tokens.survey import SourceSample, survey
-from raypretrain.tokens.tokenizer import Tokenizer, given_tokenizer, train_tokenizer
+from raypretrain.tokens.tokenizer import Tokenizer, train_tokenizer
 from raypretrain.training.prepare import Say, list_corpus
 from raypretrain.training.recipe import PretrainRecipe, run_length
 from raypretrain.training.runfolder import RunFolder
+from raypretrain.training.vocabulary import given_tokenizer
 
 
 def inspect_corpus(recipe: PretrainRecipe, sample: int, say: Say) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def inspect_corpus(recipe: PretrainRecipe, sample: int, say: Say) -> dict[str, A
 def _tokenizer(recipe: PretrainRecipe, samples: list[SourceSample], say: Say) -> tuple[Tokenizer, str]:
     """The run's own tokenizer if it has one, the recipe's if it names one, or one that is trained on the sample."""
     folder = RunFolder(recipe.run.folder)
-    given = given_tokenizer(recipe.tokenizer)
+    given = given_tokenizer(recipe)
     if given is not None:
         return given, recipe.tokenizer.path or recipe.tokenizer.kind
     if folder.begun() and folder.tokenizer.is_file():

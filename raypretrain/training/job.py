@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from raypretrain.errors import InputError, RunError
 from raypretrain.models.compiling import compiles, has_compiler
 from raypretrain.models.config import ModelShape
 from raypretrain.models.families import LanguageModel, build
-from raypretrain.models.loading import load_base
 from raypretrain.storage import sha256_file
 from raypretrain.tokens.dealer import Supply
+from raypretrain.training.basemodel import base_weights
 from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER, Standing
 from raypretrain.training.cluster import Sizes, micro_batch_of
 from raypretrain.training.evaluation import HeldOut
@@ -131,7 +129,7 @@ class Job:
             return model
         if not folder.parent_weights.is_file():
             if self.recipe.model.base:
-                model.load_state_dict(base_weights(folder))
+                model.load_state_dict(base_weights(folder, self.shape.vocabulary))
             else:
                 model.init_weights(self.recipe.run.seed)
                 narrow(model, self.recipe.training.tuned_width)
@@ -143,21 +141,6 @@ class Job:
             )
         model.load_state_dict(load_file(folder.parent_weights))
         return model
-
-
-def base_weights(folder: RunFolder) -> dict[str, Tensor]:
-    """Of the model that the run in ``folder`` begins with.
-
-    Raises:
-        InputError: it is not there, or is not the one that the run was begun with.
-    """
-    base = json.loads(folder.base.read_text(encoding="utf-8"))
-    for name, wanted in base["sha256"].items():
-        path = Path(base["folder"]) / name
-        if path.is_file() and sha256_file(path) != wanted:
-            what = "is not the file that the run was begun with (its SHA-256 differs)"
-            raise InputError(what, where=str(path), fix="put it back, or choose another run.folder")
-    return load_base(base["folder"])[1]
 
 
 @torch.no_grad()

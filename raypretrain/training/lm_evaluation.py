@@ -15,7 +15,7 @@ from typing import Any
 
 from raypretrain.errors import InputError
 from raypretrain.models.config import read_json_object, read_shape
-from raypretrain.models.loading import weight_files
+from raypretrain.models.loading import weight_paths
 from raypretrain.storage import check_writable, write_atomic
 from raypretrain.training.lm_notes import first_line, noticed
 from raypretrain.training.lm_tasks import load_tasks
@@ -114,7 +114,7 @@ def refuse_other_than_causal(folder: Path) -> None:
             where=str(config),
             fix="measure an encoder by probes: classifiers fine-tuned from its folder",
         )
-    weight_files(folder)
+    weight_paths(folder)
 
 
 def rows(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

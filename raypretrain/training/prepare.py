@@ -20,12 +20,13 @@ from raypretrain.tokens.infilling import check_infill
 from raypretrain.tokens.mixture import densities, is_weighted
 from raypretrain.tokens.objectives import Objective, make_objective
 from raypretrain.tokens.tokenized import TokenizedWindows, fetch_companions
-from raypretrain.tokens.tokenizer import Tokenizer, given_tokenizer, train_tokenizer
+from raypretrain.tokens.tokenizer import Tokenizer, train_tokenizer
 from raypretrain.tokens.window import Windows
 from raypretrain.training.copies import copied_manifest, open_copy
 from raypretrain.training.evaluation import HeldOut, held_out_sequences
 from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
+from raypretrain.training.vocabulary import given_tokenizer
 
 Say = Callable[[str], None]
 
@@ -158,9 +159,12 @@ def make_tokenizer(recipe: PretrainRecipe, manifest: Manifest, folder: RunFolder
         kept = Tokenizer.load(folder.tokenizer)
         check_tokenizer(recipe, kept)
         return kept
-    given = given_tokenizer(recipe.tokenizer)
+    given = given_tokenizer(recipe)
     if given:
         check_tokenizer(recipe, given)
+        if given.added:
+            last = range(given.vocabulary - given.added, given.vocabulary)
+            say(f"note: the tokenizer gets {', '.join(map(given.token_name, last))}")
         if recipe.tokenizer.path and not given.lossless:
             say("note: this tokenizer does not keep every text as it is; bits per byte count the whole text")
         given.save(folder.corpus)
@@ -190,18 +194,11 @@ def objective_of(recipe: PretrainRecipe, tokenizer: Tokenizer) -> Objective:
 
 
 def check_tokenizer(recipe: PretrainRecipe, tokenizer: Tokenizer) -> None:
-    """See that the tokenizer has the special tokens that the recipe needs, and no more tokens than the base model.
+    """See that the tokenizer has the special tokens that the recipe needs.
 
     Raises:
         InputError: it has not.
     """
-    base = recipe.model.base_shape
-    if base and tokenizer.vocabulary > base.vocabulary:
-        raise InputError(
-            f"has {tokenizer.vocabulary:,} tokens, and {recipe.model.source} rows for {base.vocabulary:,}",
-            where=recipe.tokenizer.path or "tokenizer",
-            fix="give the tokenizer that the base model was trained with: its own, if tokenizer is left out",
-        )
     check_infill(recipe.sequences.infill, tokenizer)
     objective_of(recipe, tokenizer)
 

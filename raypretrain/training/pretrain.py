@@ -26,6 +26,7 @@ from raypretrain.storage import check_writable, write_atomic
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealer import Supply, start_dealer
 from raypretrain.training import checkpoint, standby
+from raypretrain.training.basemodel import bring_base
 from raypretrain.training.board import start_board
 from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER, Standing
 from raypretrain.training.cluster import (
@@ -126,8 +127,7 @@ def _carry_out(
             recipe, local_resources()
         )  # what cannot fit on this machine is refused before anything is made
     prepared = prepare(recipe, folder, say, partial(footers_in_tasks, recipe.compute.address))
-    if recipe.model.base and not folder.base.is_file():
-        folder.write_base(Path(recipe.model.base))
+    bring_base(recipe, folder, say)
     shape = recipe.model.shape(prepared.windows.tokenizer.vocabulary, recipe.sequences.length)
     check_weight_groups(recipe, shape)
     length = run_length(recipe, shape.parameters)
@@ -167,7 +167,8 @@ def _carry_out(
     result = release(folder, recipe, prepared.windows.tokenizer)
     result["goodput"] = account_of(folder.path, time.time()).as_dict()
     write_atomic(folder.result, json.dumps(result, indent=1))
-    shutil.rmtree(folder.ray, ignore_errors=True)
+    for needless in (folder.ray, folder.fetched):
+        shutil.rmtree(needless, ignore_errors=True)
     return Outcome("finished", folder.path, step, length.steps, result=result)
 
 

@@ -16,6 +16,7 @@ from raypretrain.tokens.objectives import MaskConfig
 from raypretrain.tokens.tokenizer import TokenizerConfig
 from raypretrain.tokens.tokenizer_specials import INFILL, MASK
 from raypretrain.tokens.window import SequencesConfig
+from raypretrain.training.fetching import tell_config
 from raypretrain.training.guard import GuardConfig
 from raypretrain.training.schedule import ScheduleConfig
 from raypretrain.training.settings import Checkpointing, WeightGroup
@@ -282,6 +283,13 @@ class PretrainRecipe(Config):
             return {**values, "tokenizer": {**tokenizer, "path": tokenizer.get("path") or model["from"]}}
         return values
 
+    @field_validator("model", mode="before")
+    @classmethod
+    def _base_in_a_store(cls, model: Any, info: ValidationInfo) -> Any:
+        run = info.data.get("run")
+        tell_config(model, info.context, Path(run.folder) if run else None)
+        return model
+
     @model_validator(mode="after")
     def _tokenizer_is_the_bases(self) -> PretrainRecipe:
         if self.model.base and self.tokenizer.path != self.model.base:
@@ -349,7 +357,8 @@ class PretrainRecipe(Config):
     def marks(self) -> list[str]:
         """Names of the special tokens that a tokenizer trained for this recipe needs."""
         infill = [*INFILL] if self.sequences.infill.rate else []
-        return infill + [MASK] * (self.objective == "masked")
+        needed = infill + [MASK] * (self.objective == "masked")
+        return [*needed, *(name for name in self.tokenizer.add if name not in needed)]
 
     def in_folder(self, folder: Path) -> PretrainRecipe:
         """The same recipe for a run in another folder."""

@@ -19,10 +19,11 @@ import yaml
 
 from raypretrain.config import flatten, to_yaml, validate
 from raypretrain.errors import RunError
-from raypretrain.storage import check_writable, sha256_file, write_atomic
+from raypretrain.storage import check_writable, is_remote, sha256_file, write_atomic
 from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.training import checkpoint
 from raypretrain.training.changes import LENGTH, SAFE, among, refuse_changes
+from raypretrain.training.fetching import KEPT, is_fetched
 from raypretrain.training.recipe import PretrainRecipe, run_length
 
 _LOCK_ATTEMPTS = 4
@@ -51,7 +52,8 @@ class RunFolder:
         self.model = self.path / "model"
         self.result = self.path / "result.json"
         self.ray = self.path / "ray"
-        self.base = self.path / "base.json"
+        self.base = self.path / KEPT
+        self.fetched = self.path / "base"
         self.parent = self.path / "parent.json"
         self.parent_weights = self.path / "parent.safetensors"
 
@@ -145,7 +147,10 @@ class RunFolder:
             self.checkpoints.name,
             self.ray.name,
             self.base.name,
+            f"{self.fetched.name}.partial",
         }
+        if is_fetched(self.fetched):
+            ours.add(self.fetched.name)
         made = {path.stem for path in (self.manifest, self.tokenizer, self.held_out, self.mixture)}
         made.add("tokenizer_config")
         foreign = [p.name for p in self.path.iterdir() if p.name not in ours] if self.path.is_dir() else []
@@ -170,11 +175,22 @@ class RunFolder:
         }
         write_atomic(self.environment, json.dumps(values, indent=1))
 
-    def write_base(self, folder: Path) -> None:
-        """Keep what the base model in ``folder`` is: its config and the SHA-256 of its weights."""
+    def base_folder(self, base: str) -> Path:
+        """Where the files of the base model are: its own folder, or what was fetched of one in a store."""
+        return self.fetched if is_remote(base) else Path(base)
+
+    def write_base(self, base: str, tokens: int, new: int) -> None:
+        """Keep what the base model is: its config and the SHA-256 of its weights.
+
+        Args:
+            base: its folder, or its URL.
+            tokens: of its own tokenizer.
+            new: how many tokens the recipe adds to them.
+        """
+        folder = self.base_folder(base)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         hashes = {path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))}
-        values = {"folder": str(folder), "config": config, "sha256": hashes}
+        values = {"folder": base, "config": config, "sha256": hashes, "tokens": tokens, "new": new}
         write_atomic(self.base, json.dumps(values, indent=1))
 
     def read_result(self) -> dict[str, Any] | None:

@@ -10,45 +10,21 @@ from typing import Any
 
 import pytest
 import torch
+from bases import recipe, write_base
 from tokenizer_kinds import tokenizer_of
 
-from raypretrain.config import to_yaml, validate
+from raypretrain.config import to_yaml
 from raypretrain.errors import InputError, RaypretrainError
-from raypretrain.models.config import ModelConfig
 from raypretrain.models.families import build
-from raypretrain.models.huggingface import save_language_model
-from raypretrain.tokens.export import save_huggingface_tokenizer
-from raypretrain.training.job import base_weights
+from raypretrain.training.basemodel import base_weights, bring_base
 from raypretrain.training.prepare import check_tokenizer
-from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
-
-SMALL = {"width": 32, "layers": 1, "heads": 2, "feed_forward": 64}
-
-
-def write_base(
-    folder: Path, preset: str = "llama-1m", kind: str = "bpe", length: int = 128, rows: int = 0
-) -> Path:
-    """A released model of a family, with random weights."""
-    tokenizer = tokenizer_of(kind)
-    shape = ModelConfig(preset=preset, **SMALL).shape(rows or tokenizer.vocabulary, length)
-    model = build(shape)
-    model.init_weights(5)
-    save_language_model(
-        model.state_dict(), shape, folder, bos=tokenizer.bos, eos=tokenizer.eos, pad=tokenizer.pad
-    )
-    save_huggingface_tokenizer(tokenizer, folder)
-    return folder
+from raypretrain.training.vocabulary import given_tokenizer
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     return write_base(tmp_path / "base")
-
-
-def recipe(folder: Path, context: dict[str, Any] | None = None, **rooms: Any) -> PretrainRecipe:
-    values = {"corpus": {"sources": [{"path": "text"}]}, **rooms}
-    return validate(values, PretrainRecipe, folder=folder, where="recipe.yaml", context=context)
 
 
 def test_sizes_and_tokenizer_are_the_base_models(base: Path, tmp_path: Path) -> None:
@@ -92,7 +68,7 @@ def test_a_run_knows_its_base_when_that_is_gone(base: Path, tmp_path: Path) -> N
     made = recipe(tmp_path, model={"from": "base"}, run={"folder": "run"})
     folder = RunFolder(made.run.folder)
     folder.open(made)
-    folder.write_base(base)
+    bring_base(made, folder, print)
     shutil.rmtree(base)
     assert folder.read_recipe().model.shape(1500, 64) == made.model.shape(1500, 64)
 
@@ -107,10 +83,7 @@ WRONG = [
         {"model": {"from": "nowhere"}},
         "nowhere/config.json: there is no such file; give model.from the folder",
     ),
-    (
-        {"model": {"from": "s3://bucket/model"}},
-        "model.from: a base model is in a folder; bring it there first",
-    ),
+    ({"model": {"from": "file:///models/base"}}, "model.from: write the folder of a base model as a path"),
     ({"model": {"form": "base"}}, "unknown key 'model.form'; did you mean 'from'?"),
     (
         {"model": {"from": "base"}, "tokenizer": {"path": "gpt2"}},
@@ -140,13 +113,15 @@ def test_a_tokenizer_of_more_tokens_than_rows_is_refused(tmp_path: Path) -> None
     write_base(tmp_path / "narrow", rows=1000)
     made = recipe(tmp_path, model={"from": "narrow"})
     with pytest.raises(InputError, match=r"has 1,500 tokens, and model\.from: .*narrow rows for 1,000"):
-        check_tokenizer(made, tokenizer_of("bpe"))
+        given_tokenizer(made)
 
 
 def test_rows_beyond_the_tokenizer_stay(tmp_path: Path) -> None:
     write_base(tmp_path / "padded", rows=1536)
     made = recipe(tmp_path, model={"from": "padded"})
-    check_tokenizer(made, tokenizer_of("bpe"))
+    given = given_tokenizer(made)
+    assert given is not None
+    assert (given.vocabulary, given.added) == (1500, 0)
     assert made.model.shape(1500, 64).vocabulary == 1536
 
 
@@ -154,9 +129,9 @@ def test_the_weights_are_those_that_the_run_was_begun_with(base: Path, tmp_path:
     made = recipe(tmp_path, model={"from": "base"}, run={"folder": "run"})
     folder = RunFolder(made.run.folder)
     folder.open(made)
-    folder.write_base(base)
+    bring_base(made, folder, print)
     model = build(made.model.shape(1500, 64))
-    model.load_state_dict(base_weights(folder))
+    model.load_state_dict(base_weights(folder, 1500))
     expected = build(made.model.shape(1500, 64))
     expected.init_weights(5)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
@@ -165,5 +140,5 @@ def test_the_weights_are_those_that_the_run_was_begun_with(base: Path, tmp_path:
     content[-3] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"model\.safetensors: is not the file that the run was begun with"):
-        base_weights(folder)
+        base_weights(folder, 1500)
     assert json.loads(folder.base.read_text())["folder"] == str(base)

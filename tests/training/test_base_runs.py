@@ -11,6 +11,7 @@ import pytest
 import torch
 from runs import metrics, run
 
+from raypretrain import storage
 from raypretrain.models.families import build
 from raypretrain.models.loading import load_base
 from raypretrain.tokens.tokenizer import Tokenizer
@@ -71,6 +72,44 @@ def test_a_run_goes_on_with_what_a_model_has_learned_and_measures_each_source(
     shutil.rmtree(base)
     assert export(RunFolder(folder), tmp_path / "exported") == [20]
     assert load_base(tmp_path / "exported")[0] == load_base(folder / "model")[0]
+
+
+def test_a_base_in_a_store_learns_to_infill_with_marks_that_it_had_not(
+    undisturbed: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    url, base = "memory://bases/tiny", undisturbed / "model"
+    storage.upload_folder(base, url)
+    old, folder = Tokenizer.load(base).vocabulary, tmp_path / "run"
+    settings = [
+        *NO_PRESET,
+        f"model.from={url}",
+        "tokenizer={add: ['<|call|>']}",
+        "sequences.infill={rate: 0.9}",
+        "training.learning_rate=1e-3",
+    ]
+    said: list[str] = []
+    outcome = run(tiny_recipe, folder, *settings, watch=lambda event: said.append(str(event.get("say"))))
+    assert outcome.status == "finished"
+    assert said.count(f"fetching {url}") == 1
+    assert "note: the tokenizer gets <|call|>, <PRE>, <SUF>, <MID>" in said
+    assert not (folder / "base").exists()  # nobody needs it any more
+    losses = [row["loss"] for row in metrics(folder)]
+    assert sum(losses[-5:]) < sum(losses[:5]) - 0.5  # it learns when the marks come
+    shape, state = load_base(folder / "model")
+    assert shape.vocabulary == -(-(old + 4) // 64) * 64
+    rows = state["embedding.weight"]
+    assert not torch.equal(rows[old + 1], rows[old + 2])  # <PRE> and <SUF> began alike
+    theirs = AutoTokenizer.from_pretrained(folder / "model")
+    names = ["<|call|>", "<PRE>", "<SUF>", "<MID>"]
+    assert theirs.convert_tokens_to_ids(names) == [*range(old, old + 4)]
+    model: Any = build(shape).eval()
+    model.load_state_dict(state)
+    ids = torch.tensor([[*range(old, old + 4), *theirs("a plain film").input_ids]])
+    with torch.no_grad():
+        reference = AutoModelForCausalLM.from_pretrained(folder / "model").eval()(ids).logits
+        assert (model(ids) - reference).abs().max() < 1e-4
 
 
 def json_module() -> str:
