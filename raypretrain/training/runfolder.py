@@ -27,8 +27,6 @@ from raypretrain.training.fetching import KEPT, is_fetched
 from raypretrain.training.recipe import PretrainRecipe, run_length
 
 _LOCK_ATTEMPTS = 4
-# Keys that earlier runs did not have: without a value they count for nothing, so that such a run goes on.
-_LATER = ("sequences.crop", ".clusters")
 
 
 class RunFolder:
@@ -226,8 +224,10 @@ class RunFolder:
 
 
 def fingerprint_of(recipe: PretrainRecipe) -> str:
-    """SHA-256 of what a recipe says about the science of the run: without all that may change on a resume."""
+    """SHA-256 of what a recipe says about the science of the run: without all that may change on a resume.
+
+    A key without a value says nothing, so that a run goes on with a later version that has more of them.
+    """
     values = flatten(recipe.model_dump(mode="json"))
-    later = {key for key, value in values.items() if value is None and key.endswith(_LATER)}
-    science = {k: v for k, v in values.items() if k not in later and not among(k, SAFE + LENGTH)}
+    science = {k: v for k, v in values.items() if v is not None and not among(k, SAFE + LENGTH)}
     return hashlib.sha256(json.dumps(science, sort_keys=True).encode()).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
-from itertools import islice, pairwise
+from itertools import islice, pairwise, repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from raypretrain.corpus.documents import Document
 from raypretrain.tokens import dealer
+from raypretrain.tokens.batching import BatchSizes
 from raypretrain.tokens.cropping import draw_crops
 from raypretrain.tokens.cursor import Cursor, fingerprint_rows
 from raypretrain.tokens.dealer import Dealer, Supply, Turn
@@ -167,12 +168,14 @@ def test_any_number_of_workers_and_a_start_in_between_have_the_same_steps(
 ) -> None:
     monkeypatch.setattr(dealer, "stream_parts", parts)
     windows = protein_windows(fasta, crop="random", packing=packing)
-    batches = list(islice(Batches(parts(windows, Cursor()), Cursor(), 8), 60))
+    batches = list(islice(Batches(parts(windows, Cursor()), Cursor(), repeat(8)), 60))
     assert batches[-1].cursor.window > windows.plan.windows_of_an_epoch  # a second epoch is in them
     wanted = [fingerprint_rows(batch.sequences.tokens, first=0) for batch in batches]
     begin = 23
     for workers in (1, 2, 4):
-        supply = Supply([pickle.loads(pickle.dumps(windows))], 8, Causal(TOKENIZER.bos), 1.0, 1)  # type: ignore[list-item]
+        supply = Supply(
+            [pickle.loads(pickle.dumps(windows))], BatchSizes.all_alike(8), Causal(TOKENIZER.bos), 1.0, 1
+        )  # type: ignore[list-item]
         deals = Dealer()
         deals.begin(Turn(1, batches[begin - 1].cursor, workers, supply))
         for step in range(begin, 60):

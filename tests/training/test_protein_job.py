@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,7 @@ def test_each_sequence_is_a_crop_or_whole_proteins_and_only_residues_are_predict
     tokenizer, objective = made.windows.tokenizer, objective_of(recipe, made.windows.tokenizer)
     parts = (part for w in made.windows.windows_from(0) for part in made.windows.parts(w))
     crops = 0
-    for batch in islice(Batches(parts, Cursor(), 8), 10):
+    for batch in islice(Batches(parts, Cursor(), repeat(8)), 10):
         inputs, targets = objective.examples(batch.sequences, batch.places)
         predicted = targets[targets != IGNORED]
         assert len(predicted) == pytest.approx(0.15 * inputs.size, rel=0.05)
