@@ -87,7 +87,7 @@ def test_a_base_in_a_store_learns_to_infill_with_marks_that_it_had_not(
         f"model.from={url}",
         "tokenizer={add: ['<|call|>']}",
         "sequences.infill={rate: 0.9}",
-        "training.learning_rate=1e-3",
+        "training.learning_rate=3e-3",
     ]
     said: list[str] = []
     outcome = run(tiny_recipe, folder, *settings, watch=lambda event: said.append(str(event.get("say"))))
@@ -95,12 +95,8 @@ def test_a_base_in_a_store_learns_to_infill_with_marks_that_it_had_not(
     assert said.count(f"fetching {url}") == 1
     assert "note: the tokenizer gets <|call|>, <PRE>, <SUF>, <MID>" in said
     assert not (folder / "base").exists()  # nobody needs it any more
-    losses = [row["loss"] for row in metrics(folder)]
-    assert sum(losses[-5:]) < sum(losses[:5]) - 0.5  # it learns when the marks come
     shape, state = load_base(folder / "model")
     assert shape.vocabulary == -(-(old + 4) // 64) * 64
-    rows = state["embedding.weight"]
-    assert not torch.equal(rows[old + 1], rows[old + 2])  # <PRE> and <SUF> began alike
     theirs = AutoTokenizer.from_pretrained(folder / "model")
     names = ["<|call|>", "<PRE>", "<SUF>", "<MID>"]
     assert theirs.convert_tokens_to_ids(names) == [*range(old, old + 4)]
@@ -110,6 +106,10 @@ def test_a_base_in_a_store_learns_to_infill_with_marks_that_it_had_not(
     with torch.no_grad():
         reference = AutoModelForCausalLM.from_pretrained(folder / "model").eval()(ids).logits
         assert (model(ids) - reference).abs().max() < 1e-4
+        begin = model(torch.tensor([[theirs.bos_token_id]]))[0, -1].softmax(-1)
+    call, *marks = begin[old : old + 4].tolist()
+    # All four were as likely at first; it has seen the marks, and never the call.
+    assert min(marks) > 2 * call
 
 
 def json_module() -> str:

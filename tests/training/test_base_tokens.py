@@ -116,7 +116,7 @@ def test_what_is_released_has_a_row_and_one_id_for_each_new_token(
     (step / "engine").mkdir(parents=True)
     torch.save({"module": model.state_dict()}, step / "engine" / "mp_rank_00_model_states.pt")
     commit(step, Standing(3, Cursor(), 0, 1, 0, "", "", ""), hash_files(step, 0, 1))
-    assert export(folder, tmp_path / "out") == 3
+    assert export(folder, tmp_path / "out") == [3]
     theirs = (AutoModelForCausalLM if infill else AutoModelForMaskedLM).from_pretrained(tmp_path / "out")
     assert theirs.config.vocab_size == shape.vocabulary == 1536
     auto = AutoTokenizer.from_pretrained(tmp_path / "out")
