@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 import torch
 from peak import data_sheet_peak, matmul_peak
-from peers import FORMS, OURS_BY_DEFAULT, taking_part
+from peers import FORMS, taking_part
 from race import Time, one_by_one, ratios, show_times
 from report import Row, parser, report, write
 from sizes import PRECISIONS, Precision, Work, work_of
@@ -40,9 +40,7 @@ def options_of() -> argparse.Namespace:
     made.add_argument("--precision", choices=PRECISIONS, default="bf16")
     made.add_argument("--peers", metavar="NAMES", help="only these, with commas between them")
     made.add_argument("--form", action="append", choices=FORMS, help="only eager, or only compiled")
-    made.add_argument(
-        "--ours", choices=FORMS, default=OURS_BY_DEFAULT, help="the form that the goals are for"
-    )
+    made.add_argument("--ours", choices=FORMS, help="the form that the goals are for")
     made.add_argument("--rounds", type=int, help="of ten steps each; 5, with --quick 2")
     made.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     return made.parse_args()

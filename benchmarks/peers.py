@@ -17,15 +17,12 @@ from peers_gpt2 import PlainGpt2, gpt2_flops_per_token
 from sizes import Work
 from torch import Tensor, nn
 
-from raypretrain.models.compiling import compile_blocks
+from raypretrain.models.compiling import compile_blocks, compiles
 from raypretrain.models.families import build
 from raypretrain.models.shape import ModelShape
 
 Form = Literal["eager", "compiled"]
 FORMS: tuple[Form, ...] = ("eager", "compiled")
-OURS_BY_DEFAULT: Form = "eager"
-"""How a run of ours trains if its recipe says nothing: what the goals are for."""
-
 Step = Callable[[], None]
 CLIP = 1.0
 
@@ -67,6 +64,11 @@ def bare_loop(model: nn.Module, compute_loss: Callable[[], Tensor], cosine: bool
         optimizer.zero_grad(set_to_none=True)
 
     return step
+
+
+def ours_by_default(work: Work) -> Form:
+    """How a run of ours that is long enough trains if its recipe says nothing: what the goals are for."""
+    return "compiled" if compiles(work.device, work.dtype) else "eager"
 
 
 def compile_ours(model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from peers import ENTRIES, OURS_BY_DEFAULT, Contestant, Form
+from peers import ENTRIES, Contestant, Form, ours_by_default
 from report import Row, show
 from sizes import Precision, Work
 
@@ -130,12 +130,14 @@ def label(name: str, form: Form) -> str:
     return f"{name}, compiled" if form == "compiled" else name
 
 
-def ratios(times: list[Time], what: str, by_default: Form = OURS_BY_DEFAULT) -> list[Row]:
+def ratios(times: list[Time], what: str, by_default: Form | None = None) -> list[Row]:
     """Ours ÷ each peer in each form: as it trains by default, which the goals are for; and both in the other form.
 
     Args:
         what: the size and precision, for the rows' names.
+        by_default: how ours trains; None says it by what helps there.
     """
+    by_default = by_default or ours_by_default(times[0].work)
     ours = {each.form: each for each in times if each.name == "ours"}
     rows = []
     for peer in times:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 
 import torch
-from peers import FORMS, OURS_BY_DEFAULT, taking_part
+from peers import FORMS, taking_part
 from race import in_turn, ratios, show_times
 from report import Row, parser, report, say_load
 from sizes import PRECISIONS, work_of
@@ -29,9 +29,7 @@ def options_of() -> argparse.Namespace:
     made.add_argument("--peers", metavar="NAMES", help="only these, with commas between them")
     made.add_argument("--precision", action="append", choices=PRECISIONS, help="only this one")
     made.add_argument("--form", action="append", choices=FORMS, help="only eager, or only compiled")
-    made.add_argument(
-        "--ours", choices=FORMS, default=OURS_BY_DEFAULT, help="the form that the goals are for"
-    )
+    made.add_argument("--ours", choices=FORMS, help="the form that the goals are for")
     made.add_argument("--rounds", type=int, help="steps of each that count; 5, with --quick 2")
     made.add_argument("--cold", action="store_true", help="with nothing compiled before")
     return made.parse_args()

@@ -22,7 +22,7 @@ from raypretrain.models.config import PRESETS, ModelConfig
 from raypretrain.training.recipe import PretrainRecipe
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "jobs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECIPES = {"Pretraining": PretrainRecipe, "Fine-tuning": FinetuneRecipe}
 SCHEMAS = {
     "pretrain": PretrainRecipe,

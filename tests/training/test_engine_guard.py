@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,16 +93,16 @@ def broken_step(engine: Any, step: int, case: str) -> float:
         if dist.get_rank() == WORKERS - 1
         else None
     )
-    module = engine._engine.module
-    hooked = [module.register_forward_hook(broken)] if broken else []
+    hooked: list[Any] = []
 
-    def micro_batches() -> Iterator[MicroBatch]:
-        for part in batch(step)[:, dist.get_rank()]:
-            yield MicroBatch(part, causal_targets(part))
-            for hook in hooked:  # the second one is sound
-                hook.remove()
+    def once(*inputs: Any) -> Any:
+        hooked.pop().remove()  # the second one is sound
+        return broken(*inputs) if broken else None
 
-    loss = engine.accumulate(micro_batches())
+    if broken:
+        hooked.append(engine._engine.module.register_forward_hook(once))
+    parts = batch(step)[:, dist.get_rank()]
+    loss = engine.accumulate(MicroBatch(part, causal_targets(part)) for part in parts)
     dist.all_reduce(loss)
     assert math.isnan(loss) == (case == "loss")
     return float(engine.step(rate(step), veto=case == "veto" or math.isnan(loss)))
