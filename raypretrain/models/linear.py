@@ -97,5 +97,6 @@ _ways: dict[str, Callable[..., Any]] = {"onednn": _OneDnnLinear.apply, "mkl is s
 
 def prepare_for_compiling() -> None:
     """Have compiled code call oneDNN as it is, and take what processor this is for granted."""
+    slow = mkl_is_slow()
     _ways["onednn"] = torch.compiler.disable(_OneDnnLinear.apply)
-    _ways["mkl is slow"] = torch.compiler.assume_constant_result(mkl_is_slow)
+    _ways["mkl is slow"] = lambda: slow
