@@ -68,7 +68,7 @@ def bare_loop(model: nn.Module, compute_loss: Callable[[], Tensor], cosine: bool
 
 def ours_by_default(work: Work) -> Form:
     """How a run of ours that is long enough trains if its recipe says nothing: what the goals are for."""
-    return "compiled" if compiles(work.device, work.dtype) else "eager"
+    return "compiled" if compiles(work.device) else "eager"
 
 
 def compile_ours(model: nn.Module) -> None:

@@ -15,22 +15,12 @@ import torch
 from torch import nn
 
 from raypretrain.models import attention
-from raypretrain.models.linear import mkl_is_slow, prepare_for_compiling
+from raypretrain.models.linear import prepare_for_compiling
 
 
-def compiles(device: str, dtype: torch.dtype) -> bool:
-    """Whether compiling helps there, and can be done.
-
-    In fp32 on CPUs whose products go through oneDNN every product would interrupt the compiled code.
-    """
-    if device == "cuda":
-        return True
-    return has_compiler() and not (dtype == torch.float32 and mkl_is_slow())
-
-
-def has_compiler() -> bool:
-    """Whether there is one for CPUs."""
-    return shutil.which("g++") is not None
+def compiles(device: str) -> bool:
+    """Whether there is what it takes: for CPUs a compiler."""
+    return device == "cuda" or shutil.which("g++") is not None
 
 
 def compile_blocks(model: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from raypretrain.errors import InputError, RunError
-from raypretrain.models.compiling import compiles, has_compiler
+from raypretrain.models.compiling import compiles
 from raypretrain.models.config import ModelShape
 from raypretrain.models.families import LanguageModel, build
 from raypretrain.storage import sha256_file
@@ -77,8 +77,8 @@ class Job:
             InputError: the recipe says so, and there is no compiler.
         """
         compute, sizes = self.recipe.compute, self.sizes
-        possible = compiles(sizes.device, torch.float32 if sizes.precision == "fp32" else torch.bfloat16)
-        if compute.compile is True and sizes.device == "cpu" and not has_compiler():
+        possible = compiles(sizes.device)
+        if compute.compile is True and not possible:
             raise InputError(
                 "there is no g++", where="compute.compile", fix="install one, or leave the key out"
             )
