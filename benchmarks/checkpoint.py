@@ -32,10 +32,10 @@ from raypretrain.tokens.cursor import Cursor
 from raypretrain.training.background import Means
 from raypretrain.training.cadence import Cadence
 from raypretrain.training.checkpoint import Standing, checkpoint_folder, problem_of, read_manifest
+from raypretrain.training.checkpoint_config import CheckpointConfig
 from raypretrain.training.crew import Crew
 from raypretrain.training.engine import Engine, EngineSettings
 from raypretrain.training.microbatch import MicroBatch
-from raypretrain.training.recipe import CheckpointConfig
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.saving import Saver
 

@@ -16,10 +16,10 @@ from raypretrain.tokens.cursor import Cursor
 from raypretrain.training.background import Means
 from raypretrain.training.cadence import Cadence
 from raypretrain.training.checkpoint import Standing, committed, step_of
+from raypretrain.training.checkpoint_config import CheckpointConfig
 from raypretrain.training.crew import Crew
 from raypretrain.training.durable import Copies
 from raypretrain.training.fast import FastTier
-from raypretrain.training.recipe import CheckpointConfig
 from raypretrain.training.restoring import Found, find
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.saving import Saver

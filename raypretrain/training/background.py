@@ -16,11 +16,11 @@ from raypretrain.errors import StorageError
 from raypretrain.storage import write_atomic
 from raypretrain.training import checkpoint
 from raypretrain.training.checkpoint import Standing
+from raypretrain.training.checkpoint_config import CheckpointConfig
 from raypretrain.training.crew import Crew
 from raypretrain.training.durable import Copies
 from raypretrain.training.events import Events
 from raypretrain.training.fast import FastTier, manifest_name
-from raypretrain.training.recipe import CheckpointConfig
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.writing import Files, Snapshot, give_way, write_part
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from raypretrain.config import flatten
 from raypretrain.errors import RecipeError
-from raypretrain.training.recipe import PretrainRecipe, run_length
+from raypretrain.training.length import run_length
+from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.schedule import learning_rate
 
 SAFE = (

@@ -14,7 +14,8 @@ from typing import Any
 import ray
 
 from raypretrain.errors import ClusterError, user_error
-from raypretrain.training.recipe import ComputeConfig, PretrainRecipe, batch_error
+from raypretrain.training.compute_config import ComputeConfig
+from raypretrain.training.recipe import PretrainRecipe, batch_error
 
 LEAST_STREAM_CPUS = 0.5
 """CPUs that the stream needs beside the workers, at least: Ray Data waits for ever if there are none."""

@@ -11,7 +11,8 @@ from raypretrain.corpus.manifest import Manifest
 from raypretrain.errors import RunError
 from raypretrain.tokens.tokenized import FINISHED, Copy, fetch_companions, read_copy
 from raypretrain.training.changes import among
-from raypretrain.training.recipe import PretrainRecipe, run_length
+from raypretrain.training.length import run_length
+from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.vocabulary import given_tokenizer
 
 _OF_A_SOURCE = {"text", "weight", "epochs", "documents", "format"}

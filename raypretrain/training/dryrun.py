@@ -7,8 +7,9 @@ from typing import Any
 
 from raypretrain.models.config import ModelShape
 from raypretrain.training.cluster import Sizes, local_resources, size_up
+from raypretrain.training.length import run_length
 from raypretrain.training.prepare import check_tokenizer, check_weight_groups, list_corpus
-from raypretrain.training.recipe import PretrainRecipe, run_length
+from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.vocabulary import given_tokenizer
 

@@ -15,7 +15,7 @@ from raypretrain import storage
 from raypretrain.errors import RunError, StorageError
 from raypretrain.storage import Options
 from raypretrain.training.checkpoint import MANIFEST, parse_manifest
-from raypretrain.training.recipe import CheckpointConfig
+from raypretrain.training.checkpoint_config import CheckpointConfig
 from raypretrain.training.retention import kept
 from raypretrain.training.writing import Files, HashedFile
 

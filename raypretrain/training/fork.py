@@ -20,7 +20,8 @@ from raypretrain.storage import check_writable, sha256_file, write_atomic
 from raypretrain.training import checkpoint
 from raypretrain.training.changes import DATA, SAFE, UNFORKABLE, Change, among, changes, shown
 from raypretrain.training.checkpoint import Standing
-from raypretrain.training.recipe import PretrainRecipe, run_length
+from raypretrain.training.length import run_length
+from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder, fingerprint_of
 
 

@@ -12,8 +12,9 @@ from raypretrain.errors import RecipeError
 from raypretrain.tokens.inspect import inspect
 from raypretrain.tokens.survey import SourceSample, survey
 from raypretrain.tokens.tokenizer import Tokenizer, train_tokenizer
+from raypretrain.training.length import run_length
 from raypretrain.training.prepare import Say, list_corpus
-from raypretrain.training.recipe import PretrainRecipe, run_length
+from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.vocabulary import given_tokenizer
 

@@ -19,8 +19,9 @@ from raypretrain.training.basemodel import base_weights
 from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER, Standing
 from raypretrain.training.cluster import Sizes, micro_batch_of
 from raypretrain.training.evaluation import HeldOut
+from raypretrain.training.length import Length
 from raypretrain.training.optimizer import is_inner_matrix
-from raypretrain.training.recipe import Length, PretrainRecipe
+from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.settings import EngineSettings
 

@@ -20,10 +20,11 @@ from raypretrain.training.checkpoint import Standing
 from raypretrain.training.engine import Engine
 from raypretrain.training.evaluation import HeldOut, Rows, bits_per_byte, held_out_loss, share_of
 from raypretrain.training.guard import Guard, GuardConfig, Verdict, odd_ones_out
+from raypretrain.training.length import Length
 from raypretrain.training.microbatch import MicroBatch
-from raypretrain.training.recipe import Length, TrainingConfig
 from raypretrain.training.requests import Regroup, Request, agree
 from raypretrain.training.schedule import learning_rate
+from raypretrain.training.training_config import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,9 @@ from raypretrain.training.elastic import Trainer, scaling
 from raypretrain.training.events import Events, read_events
 from raypretrain.training.goodput import account_of
 from raypretrain.training.job import Job
+from raypretrain.training.length import Length, run_length
 from raypretrain.training.prepare import Prepared, check_weight_groups, objective_of, prepare
-from raypretrain.training.recipe import Length, PretrainRecipe, run_length
+from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.release import release
 from raypretrain.training.runfolder import RunFolder, fingerprint_of
 from raypretrain.training.supervisor import Supervisor, TellOfLosses

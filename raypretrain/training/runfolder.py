@@ -24,7 +24,8 @@ from raypretrain.tokens.tokenizer import Tokenizer
 from raypretrain.training import checkpoint
 from raypretrain.training.changes import LENGTH, SAFE, among, refuse_changes
 from raypretrain.training.fetching import KEPT, is_fetched
-from raypretrain.training.recipe import PretrainRecipe, run_length
+from raypretrain.training.length import run_length
+from raypretrain.training.recipe import PretrainRecipe
 
 _LOCK_ATTEMPTS = 4
 

@@ -17,9 +17,9 @@ import ray
 import ray.train
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raypretrain.training.compute_config import ComputeConfig
 from raypretrain.training.events import Events
 from raypretrain.training.heartbeat import EVERY_SECONDS, born, state_of
-from raypretrain.training.recipe import ComputeConfig
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.watching import Beat, Stall, Watcher
 

@@ -24,8 +24,9 @@ from raypretrain.tokens.tokenized_files import FileOfParts
 from raypretrain.tokens.window import Windows
 from raypretrain.training.cluster import connect, footers_in_tasks
 from raypretrain.training.copies import data_settings, refuse_other_settings
+from raypretrain.training.length import run_length
 from raypretrain.training.prepare import Prepared, prepare, read_windows
-from raypretrain.training.recipe import PretrainRecipe, run_length
+from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
 
 FILE_BYTES = 64_000_000

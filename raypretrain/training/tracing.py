@@ -17,9 +17,10 @@ from raypretrain.tokens.cursor import Cursor, fingerprint_rows, format_fingerpri
 from raypretrain.tokens.dealing import Batches
 from raypretrain.tokens.trace import places_of, trace_sequences
 from raypretrain.tokens.window import Windows
+from raypretrain.training.length import run_length
 from raypretrain.training.metrics import read_log
 from raypretrain.training.prepare import read_windows
-from raypretrain.training.recipe import PretrainRecipe, run_length
+from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
 
 _EXACT_WINDOWS = 64  # so many windows ahead of the run are read to say at which step a document will come

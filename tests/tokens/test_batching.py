@@ -49,7 +49,7 @@ def test_steps_and_sequences_are_two_ways_to_say_one_thing(
 def test_a_first_batch_that_does_not_become_the_full_one_is_refused(first: int) -> None:
     from pydantic import ValidationError
 
-    from raypretrain.training.recipe import TrainingConfig
+    from raypretrain.training.training_config import TrainingConfig
 
     with pytest.raises(ValidationError, match="take one of 64, 32, 16, 8, 4, 2, 1"):
         TrainingConfig.model_validate({"global_batch": 64, "batch_warmup": {"first": first, "steps": 5}})

@@ -19,9 +19,10 @@ from raypretrain.tokens.packing import Sequences
 from raypretrain.training.checkpoint import Standing
 from raypretrain.training.evaluation import HeldOut
 from raypretrain.training.guard import Guard, GuardConfig, stopped
+from raypretrain.training.length import Length
 from raypretrain.training.loop import Place, train
-from raypretrain.training.recipe import Length, TrainingConfig
 from raypretrain.training.requests import Request
+from raypretrain.training.training_config import TrainingConfig
 
 STEPS, EVERY = 40, 10
 PLACE = Place(0, 1, 2, torch.device("cpu"), Causal(bos=1), False, 1)

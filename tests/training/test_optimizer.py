@@ -15,8 +15,9 @@ from raypretrain.models.families import LanguageModel, build
 from raypretrain.training.job import narrow
 from raypretrain.training.optimizer import VetoedAdamW, parameter_groups
 from raypretrain.training.prepare import check_weight_groups
-from raypretrain.training.recipe import PretrainRecipe, TrainingConfig
+from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.settings import WeightGroup
+from raypretrain.training.training_config import TrainingConfig
 
 
 def network(width: int = 32, preset: str = "llama-1m") -> LanguageModel:

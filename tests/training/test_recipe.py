@@ -9,7 +9,8 @@ import pytest
 from raypretrain.config import load_recipe
 from raypretrain.errors import RecipeError
 from raypretrain.training.changes import refuse_changes
-from raypretrain.training.recipe import PretrainRecipe, run_length
+from raypretrain.training.length import run_length
+from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder, fingerprint_of
 
 MINIMAL = "corpus:\n  sources:\n    - path: data/*.jsonl\n"
