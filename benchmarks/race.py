@@ -137,8 +137,10 @@ def ratios(times: list[Time], what: str, by_default: Form | None = None) -> list
         what: the size and precision, for the rows' names.
         by_default: how ours trains; None says it by what helps there.
     """
-    by_default = by_default or ours_by_default(times[0].work)
     ours = {each.form: each for each in times if each.name == "ours"}
+    by_default = by_default or ours_by_default(times[0].work)
+    if by_default not in ours:  # it takes no part
+        by_default = next(iter(ours), by_default)
     rows = []
     for peer in times:
         for form, own in ours.items():
