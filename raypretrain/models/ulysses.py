@@ -49,6 +49,15 @@ def shared(share: SequenceShare | None) -> Iterator[None]:
         _share = before
 
 
+def share_of_sequences(workers: int) -> SequenceShare | None:
+    """This worker's part of each sequence, of so many neighbours'; all workers call it. None where it is all of it."""
+    if workers == 1:
+        return None
+    rank, world = dist.get_rank(), dist.get_world_size()
+    groups = [dist.new_group(list(range(first, first + workers))) for first in range(0, world, workers)]
+    return SequenceShare(rank % workers, workers, groups[rank // workers])
+
+
 def current_share() -> SequenceShare | None:
     """As :func:`shared` says."""
     return _share

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from raypretrain.models.checkpointing import checkpoint_blocks
 from raypretrain.models.compiling import compile_blocks
-from raypretrain.models.ulysses import SequenceShare, shared
+from raypretrain.models.ulysses import share_of_sequences, shared
 from raypretrain.training.buffers import Buffers
-from raypretrain.training.microbatch import MicroBatch
+from raypretrain.training.microbatch import MicroBatch, with_last
 from raypretrain.training.settings import EngineSettings
 from raypretrain.training.writing import Snapshot, State, write_part
 
@@ -36,8 +36,8 @@ from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-from raypretrain.training.muon import Muon, pieces_of
-from raypretrain.training.optimizer import VetoedAdamW, parameter_groups
+from raypretrain.training.muon import Muon, make_optimizer, pieces_of
+from raypretrain.training.optimizer import VetoedAdamW
 from raypretrain.training.replicas import fingerprint_of_tensors
 
 # DeepSpeed would compile a collective over shared memory at its first start on CPUs: half a minute, a compiler,
@@ -77,13 +77,13 @@ class Engine:
         if settings.compiled:
             compile_blocks(model)
         checkpoint_blocks(model, settings.checkpointing)
-        optimizer = _optimizer(model, settings, device)
+        optimizer = make_optimizer(model, settings, device)
         config = settings.for_deepspeed()
         with contextlib.nullcontext() if settings.new else _no_broadcast():
             self._engine, *_ = deepspeed.initialize(
                 model=model, optimizer=optimizer, config=config, dist_init_required=False
             )
-        self._share = _sequence_share(settings.sequence_workers)
+        self._share = share_of_sequences(settings.sequence_workers)
         self._copies = _Copies()
         self._copied: Callable[[], None] = lambda: None
         self._engine.checkpoint_engine = self._copies
@@ -117,7 +117,7 @@ class Engine:
         """
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         engine = self._engine
-        for i, (part, last) in enumerate(_with_last(micro_batches)):
+        for i, (part, last) in enumerate(with_last(micro_batches)):
             engine.set_gradient_accumulation_boundary(last)
             rows = len(part.ids)
             own = None if each is None else each[i * rows : (i + 1) * rows]
@@ -222,25 +222,6 @@ class Engine:
                 state["step"] = state["step"].clone()
 
 
-def _sequence_share(workers: int) -> SequenceShare | None:
-    """This worker's part of each sequence; all workers make all groups."""
-    if workers == 1:
-        return None
-    rank, world = dist.get_rank(), dist.get_world_size()
-    groups = [dist.new_group(list(range(first, first + workers))) for first in range(0, world, workers)]
-    return SequenceShare(rank % workers, workers, groups[rank // workers])
-
-
-def _with_last(micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[MicroBatch, bool]]:
-    """Each, and whether it is the last one."""
-    ahead = iter(micro_batches)
-    part = next(ahead)
-    for following in ahead:
-        yield part, False
-        part = following
-    yield part, True
-
-
 class _Copies(TorchCheckpointEngine):
     """Takes what DeepSpeed would write and writes nothing: training waits for a copy in memory alone."""
 
@@ -273,25 +254,6 @@ class _Copies(TorchCheckpointEngine):
         """What was copied since the last call, or still is."""
         taken, self._taken = self._taken, []
         return taken, self._buffers.waits()
-
-
-def _optimizer(model: nn.Module, settings: EngineSettings, device: torch.device) -> VetoedAdamW:
-    groups = parameter_groups(
-        model,
-        settings.weight_decay,
-        muon=settings.optimizer == "muon",
-        rules=settings.rules,
-        matrix_rate=settings.matrix_rate,
-    )
-    adamw: dict[str, Any] = {
-        "lr": settings.learning_rate,
-        "betas": settings.betas,
-        "eps": settings.epsilon,
-        "fused": True,
-    }
-    if settings.optimizer == "muon":
-        return Muon(groups, settings.momentum, device, **adamw)
-    return VetoedAdamW(groups, **adamw)
 
 
 @contextlib.contextmanager

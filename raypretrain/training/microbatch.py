@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,3 +22,13 @@ class MicroBatch:
     targets: Tensor
     weight: float = 1.0
     starts: Tensor | None = None
+
+
+def with_last(micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[MicroBatch, bool]]:
+    """Each, and whether it is the last one."""
+    ahead = iter(micro_batches)
+    part = next(ahead)
+    for following in ahead:
+        yield part, False
+        part = following
+    yield part, True

@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim._muon import _zeropower_via_newtonschulz
 
-from raypretrain.training.optimizer import VetoedAdamW, adam_step
+from raypretrain.training.optimizer import VetoedAdamW, adam_step, parameter_groups
+from raypretrain.training.settings import EngineSettings
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
@@ -107,6 +108,26 @@ class Muon(VetoedAdamW):
                 matrix = full
             if piece.entries:
                 yield piece, torch.cat([orthogonal(part) for part in matrix.view(piece.shape).chunk(stacked)])
+
+
+def make_optimizer(model: nn.Module, settings: EngineSettings, device: torch.device) -> VetoedAdamW:
+    """What a recipe asks for; it makes orthogonal on ``device``."""
+    groups = parameter_groups(
+        model,
+        settings.weight_decay,
+        muon=settings.optimizer == "muon",
+        rules=settings.rules,
+        matrix_rate=settings.matrix_rate,
+    )
+    adamw: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": settings.betas,
+        "eps": settings.epsilon,
+        "fused": True,
+    }
+    if settings.optimizer == "muon":
+        return Muon(groups, settings.momentum, device, **adamw)
+    return VetoedAdamW(groups, **adamw)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
