@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 BATCH, MICRO_BATCH, LENGTH, STEPS = 12, 3, 32, 4
 STAGES = [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 0), ("bf16", 1)]
+RATE, DECAY = 1e-2, 0.5
 PHASES = (2, 1, 2)  # workers of each phase; every one but the first takes up what the one before saved
 
 
@@ -48,13 +49,13 @@ def work(folder: Path, phase: int) -> None:
     leave()
 
 
-def stage(folder: Path, phase: int, precision: str, zero: int) -> list[float]:
+def stage(folder: Path, phase: int, precision: str, zero: int, optimizer: str = "adamw") -> list[float]:
     """The losses of this phase's steps; the first phase goes on through all of them, as the one to compare with."""
     import torch.distributed as dist
 
     place = folder / f"{precision}-{zero}"
     universal = phase > 0 and needs_conversion(PHASES[phase - 1], PHASES[phase], zero)
-    engine = make_engine(precision, zero, dist.get_world_size(), universal)
+    engine = make_engine(precision, zero, dist.get_world_size(), universal, optimizer)
     if phase:
         before = place / f"phase-{phase - 1}"
         engine.load(scratch_folder(before) if universal else before)
@@ -74,11 +75,15 @@ def steps(engine: Any, first: int) -> list[float]:
         loss = engine.accumulate(MicroBatch(ids, causal_targets(ids)) for ids in rows)
         dist.all_reduce(loss)
         found.append(loss.item() / world)
-        engine.step(1e-2 * (1 - 0.05 * step))
+        engine.step(rate(step))
     return found
 
 
-def make_engine(precision: str, zero: int, workers: int, universal: bool) -> Any:
+def rate(step: int) -> float:
+    return RATE * (1 - 0.05 * step)
+
+
+def make_engine(precision: str, zero: int, workers: int, universal: bool, optimizer: str) -> Any:
     from raypretrain.training.engine import Engine, EngineSettings
 
     model = Llama(shape())
@@ -89,12 +94,13 @@ def make_engine(precision: str, zero: int, workers: int, universal: bool) -> Any
         micro_batch=MICRO_BATCH,
         accumulation=BATCH // workers // MICRO_BATCH,
         workers=workers,
-        learning_rate=1e-2,
-        weight_decay=0.5,
+        learning_rate=RATE,
+        weight_decay=DECAY,
         betas=(0.9, 0.95),
         epsilon=1e-8,
         clip=0.5,
         universal=universal,
+        optimizer=optimizer,
     )
     return Engine(model, settings, torch.device("cpu"))
 
@@ -105,7 +111,11 @@ def make_engine(precision: str, zero: int, workers: int, universal: bool) -> Any
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[float]]]:
     """By phase and stage."""
-    folder = tmp_path_factory.mktemp("engine")
+    return live_through(__file__, tmp_path_factory.mktemp("engine"))
+
+
+def live_through(script: str, folder: Path) -> list[dict[str, list[float]]]:
+    """All phases, each by the number of workers that it has, which run ``script``; their losses by phase and stage."""
     for phase in range(len(PHASES)):
         if phase:
             converted = [
@@ -115,7 +125,7 @@ def losses(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[floa
             ]
             for conversion in converted:
                 conversion.finish()
-        start_workers(__file__, folder, PHASES[phase], str(phase))
+        start_workers(script, folder, PHASES[phase], str(phase))
     return [json.loads((folder / f"{phase}.json").read_text()) for phase in range(len(PHASES))]
 
 

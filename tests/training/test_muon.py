@@ -5,46 +5,40 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from process_group import leave, start_workers
+from process_group import leave
 from targets import causal_targets
+from test_engine_resize import (
+    DECAY,
+    LENGTH,
+    PHASES,
+    RATE,
+    STAGES,
+    STEPS,
+    batch,
+    live_through,
+    rate,
+    shape,
+    stage,
+)
 
-from raypretrain.models.config import ModelConfig, ModelShape
+from raypretrain.models.config import ModelConfig
 from raypretrain.models.families import build
 from raypretrain.models.llama import Llama
-from raypretrain.training.microbatch import MicroBatch
 from raypretrain.training.muon import Muon, orthogonal
 from raypretrain.training.optimizer import is_inner_matrix, parameter_groups
-from raypretrain.training.resize import needs_conversion, scratch_folder, start_conversion
 
-BATCH, MICRO_BATCH, LENGTH, STEPS = 12, 3, 32, 4
-STAGES = [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 0), ("bf16", 1)]
-PHASES = (2, 1, 2)  # workers of each phase; every one but the first takes up what the one before saved
-RATE, DECAY, BETAS, MOMENTUM = 1e-2, 0.1, (0.9, 0.95), 0.9
+BETAS, MOMENTUM = (0.9, 0.95), 0.95
 CPU = torch.device("cpu")
-
-
 SIZES = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 64}
-
-
-def shape() -> ModelShape:
-    return ModelConfig(preset="llama-1m", **SIZES).shape(128, LENGTH)
 
 
 def model() -> Llama:
     made = Llama(shape())
     made.init_weights(0)
     return made
-
-
-def batch(step: int) -> torch.Tensor:
-    """Step ``step``'s ids, [batch, length]: half of them can be learned."""
-    ids = torch.randint(0, 128, (BATCH, LENGTH), generator=torch.Generator().manual_seed(step))
-    ids[..., ::2] = 7
-    return ids
 
 
 # ------------------------------------------------------------------------------------- what each worker does
@@ -54,61 +48,12 @@ def work(folder: Path, phase: int) -> None:
     import torch.distributed as dist
 
     dist.init_process_group("gloo")
-    found = {f"{precision}-{zero}": stage(folder, phase, precision, zero) for precision, zero in STAGES}
+    found = {
+        f"{precision}-{zero}": stage(folder, phase, precision, zero, "muon") for precision, zero in STAGES
+    }
     if dist.get_rank() == 0:
         (folder / f"{phase}.json").write_text(json.dumps(found), encoding="utf-8")
     leave()
-
-
-def stage(folder: Path, phase: int, precision: str, zero: int) -> list[float]:
-    """The losses of this phase's steps; the first phase goes on through all of them, as the one to compare with."""
-    import torch.distributed as dist
-
-    place = folder / f"{precision}-{zero}"
-    universal = phase > 0 and needs_conversion(PHASES[phase - 1], PHASES[phase], zero)
-    engine = make_engine(precision, zero, dist.get_world_size(), universal)
-    if phase:
-        before = place / f"phase-{phase - 1}"
-        engine.load(scratch_folder(before) if universal else before)
-    losses = steps(engine, phase * STEPS)
-    engine.save(place / f"phase-{phase}")
-    return losses if phase else losses + steps(engine, STEPS) + steps(engine, 2 * STEPS)
-
-
-def steps(engine: Any, first: int) -> list[float]:
-    import torch.distributed as dist
-
-    world = dist.get_world_size()
-    share = BATCH // world
-    found = []
-    for step in range(first, first + STEPS):
-        rows = batch(step)[dist.get_rank() * share :][:share].split(MICRO_BATCH)
-        loss = engine.accumulate(MicroBatch(ids, causal_targets(ids)) for ids in rows)
-        dist.all_reduce(loss)
-        found.append(loss.item() / world)
-        engine.step(RATE * (1 - 0.05 * step))
-    return found
-
-
-def make_engine(precision: str, zero: int, workers: int, universal: bool) -> Any:
-    from raypretrain.training.engine import Engine, EngineSettings
-
-    settings = EngineSettings(
-        zero=zero,
-        precision=precision,
-        micro_batch=MICRO_BATCH,
-        accumulation=BATCH // workers // MICRO_BATCH,
-        workers=workers,
-        learning_rate=RATE,
-        weight_decay=DECAY,
-        betas=BETAS,
-        epsilon=1e-8,
-        clip=0.5,
-        universal=universal,
-        optimizer="muon",
-        momentum=MOMENTUM,
-    )
-    return Engine(model(), settings, CPU)
 
 
 # ------------------------------------------------------------------------------------------------- the tests
@@ -117,18 +62,7 @@ def make_engine(precision: str, zero: int, workers: int, universal: bool) -> Any
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[float]]]:
     """By phase and stage."""
-    folder = tmp_path_factory.mktemp("engine")
-    for phase in range(len(PHASES)):
-        if phase:
-            converted = [
-                start_conversion(folder / f"{precision}-{zero}" / f"phase-{phase - 1}")
-                for precision, zero in STAGES
-                if needs_conversion(PHASES[phase - 1], PHASES[phase], zero)
-            ]
-            for conversion in converted:
-                conversion.finish()
-        start_workers(__file__, folder, PHASES[phase], str(phase))
-    return [json.loads((folder / f"{phase}.json").read_text()) for phase in range(len(PHASES))]
+    return live_through(__file__, tmp_path_factory.mktemp("engine"))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +86,7 @@ def reference() -> list[float]:
     for step in range(3 * STEPS):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = RATE * (1 - 0.05 * step)
+                group["lr"] = rate(step)
             optimizer.zero_grad()
         ids = batch(step)
         loss = trained(ids, causal_targets(ids))
@@ -180,9 +114,9 @@ def test_every_stage_learns_what_torchs_own_muon_learns(
 def test_a_resized_run_goes_on_as_one_that_was_not_resized(
     losses: list[dict[str, list[float]]], phase: int, precision: str, zero: int
 ) -> None:
-    stage = f"{precision}-{zero}"
-    undisturbed = losses[0][stage][phase * STEPS :][:STEPS]
-    assert losses[phase][stage] == pytest.approx(undisturbed, rel=1e-3 if precision == "fp32" else 5e-3)
+    name = f"{precision}-{zero}"
+    undisturbed = losses[0][name][phase * STEPS :][:STEPS]
+    assert losses[phase][name] == pytest.approx(undisturbed, rel=1e-3 if precision == "fp32" else 5e-3)
 
 
 @pytest.mark.unit
