@@ -12,7 +12,8 @@ import numpy as np
 
 from raypretrain.config import Config, Location
 from raypretrain.errors import InputError, RecipeError
-from raypretrain.models.config import LlamaShape, read_json_object, read_shape
+from raypretrain.models.config import read_json_object, read_shape
+from raypretrain.models.shape import ModelShape
 from raypretrain.storage import sha256_file
 
 if TYPE_CHECKING:
@@ -41,10 +42,15 @@ class BaseModel:
     """What of a base model's folder can be known without reading its weights."""
 
     folder: Path
-    shape: LlamaShape
+    shape: ModelShape
     pad: int
     bos: int | None
     eos: int | None
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """What can stand for a whole text."""
+        return ("mean", "last") if self.shape.objective == "causal" else ("mean", "cls")
 
     @property
     def tokenizer(self) -> Path:
@@ -86,7 +92,7 @@ def open_base(config: BaseConfig) -> BaseModel:
     values = read_json_object(
         folder / "config.json", "give base.path the folder of a model in Hugging Face's layout"
     )
-    shape = _llama_shape(values, where=str(folder / "config.json"))
+    shape = read_shape(values, str(folder / "config.json"))
     tokens = _check_tokenizer(folder, shape)
     pad = _pad(folder, values, tokens)
     return BaseModel(
@@ -94,18 +100,7 @@ def open_base(config: BaseConfig) -> BaseModel:
     )
 
 
-def _llama_shape(values: dict[str, Any], where: str) -> LlamaShape:
-    shape = read_shape(values, where)
-    if not isinstance(shape, LlamaShape):
-        raise InputError(
-            f"is a model of type '{shape.family}', which cannot be fine-tuned yet",
-            where=where,
-            fix=f"give base.path a model of type '{LlamaShape.family}'",
-        )
-    return shape
-
-
-def _check_tokenizer(folder: Path, shape: LlamaShape) -> dict[str, int]:
+def _check_tokenizer(folder: Path, shape: ModelShape) -> dict[str, int]:
     """The tokenizer's tokens with their ids, if they fit the embedding."""
     from tokenizers import Tokenizer
 

@@ -1,52 +1,90 @@
-"""Texts of a task as token ids, flat arrays that trials share without copying. Imports no torch."""
+"""Examples of a task as token ids, flat arrays that trials share without copying. Imports no torch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raypretrain.finetuning.tasks import Task
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+    from raypretrain.finetuning.kinds.kind import Kind
+    from raypretrain.finetuning.tasks import Task
+
+NO_TARGET = -100
+"""The target of a token that has none, as torch's losses want it."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token sequences of several lengths, one after the other, with their classes.
+    """Token sequences of several lengths, one after the other, with what is to be learned.
 
     Args:
         ids: int32 [tokens].
         starts: int64 [sequences + 1]; sequence i is ``ids[starts[i]:starts[i + 1]]``.
-        classes: int64 [sequences].
+        targets: of each example [examples, …], or, with ``of_tokens``, of each token, int64 [tokens].
+        group: sequences of one example, which stand one after the other.
+        known: what a trial has computed of each example before it trains, [examples, …].
     """
 
     ids: np.ndarray
     starts: np.ndarray
-    classes: np.ndarray
+    targets: np.ndarray
+    of_tokens: bool = False
+    group: int = 1
+    known: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.classes)
+        """The number of examples."""
+        return (len(self.starts) - 1) // self.group
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each sequence, int64 [sequences]."""
-        return np.diff(self.starts)
+        """Tokens of each example (of its longest sequence), int64 [examples]."""
+        longest: np.ndarray = np.diff(self.starts).reshape(-1, self.group).max(axis=1, initial=0)
+        return longest
 
     def take(self, places: np.ndarray) -> Encoded:
-        """The sequences at ``places``, in that order."""
-        parts = [self.ids[self.starts[i] : self.starts[i + 1]] for i in places]
-        ids = np.concatenate(parts) if parts else self.ids[:0]
-        return Encoded(ids, _starts([len(part) for part in parts]), self.classes[places])
+        """The examples at ``places``, in that order."""
+        rows = self._rows(places)
+        parts = [slice(self.starts[i], self.starts[i + 1]) for i in rows]
 
-    def padded(self, places: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
-        """The sequences at ``places`` padded on the right: ids int64 [B, longest], lengths int64 [B]."""
-        lengths = self.lengths[places]
-        rows = np.full((len(places), int(lengths.max())), pad, dtype=np.int64)
-        for row, place, length in zip(rows, places, lengths, strict=True):
-            row[:length] = self.ids[self.starts[place] : self.starts[place] + length]
-        return rows, lengths
+        def joined(flat: np.ndarray) -> np.ndarray:
+            return np.concatenate([flat[part] for part in parts]) if parts else flat[:0]
+
+        return replace(
+            self,
+            ids=joined(self.ids),
+            starts=starts_of([part.stop - part.start for part in parts]),
+            targets=joined(self.targets) if self.of_tokens else self.targets[places],
+            known=None if self.known is None else self.known[places],
+        )
+
+    def padded(self, places: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The sequences of the examples at ``places``, padded on the right.
+
+        Returns:
+            ids int64 [R, longest]; lengths int64 [R]; targets [examples, …] or int64 [R, longest].
+        """
+        rows = self._rows(places)
+        lengths = self.starts[rows + 1] - self.starts[rows]
+        ids = np.full((len(rows), int(lengths.max())), pad, dtype=np.int64)
+        targets = np.full(ids.shape, NO_TARGET, dtype=np.int64) if self.of_tokens else self.targets[places]
+        for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            own = slice(self.starts[row], self.starts[row] + length)
+            ids[i, :length] = self.ids[own]
+            if self.of_tokens:
+                targets[i, :length] = self.targets[own]
+        return ids, lengths, targets
+
+    def _rows(self, places: np.ndarray) -> np.ndarray:
+        rows: np.ndarray = (np.asarray(places)[:, None] * self.group + np.arange(self.group)).ravel()
+        return rows
 
 
 @dataclass(frozen=True)
@@ -55,18 +93,25 @@ class TaskTokens:
 
     Args:
         draws: seed → places in ``train`` of the examples that trials with that seed learn from.
+        texts: of the test set (of the validation set where there is none), for the report.
     """
 
     name: str
-    labels: tuple[str, ...]
+    kind: Kind
     train: Encoded
     validation: Encoded
     test: Encoded
     draws: dict[int, np.ndarray]
+    texts: list[str] = field(default_factory=list)
 
     def examples(self, seed: int) -> Encoded:
         """The training examples of a trial."""
         return self.train.take(self.draws[seed])
+
+    @property
+    def judged(self) -> str:
+        """The split whose answers the report looks at."""
+        return "test" if len(self.test) else "validation"
 
 
 class Encoder:
@@ -75,19 +120,58 @@ class Encoder:
     def __init__(self, tokenizer: Path, length: int) -> None:
         from tokenizers import Tokenizer
 
+        self.length = length
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         settings = tokenizer.with_name("tokenizer_config.json")
-        if settings.exists():  # whether "<s>" inside a text is four characters or the special token
-            split = json.loads(settings.read_text(encoding="utf-8")).get("split_special_tokens", False)
-            self._tokenizer.encode_special_tokens = bool(split)
+        self.settings = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+        # Whether "<s>" inside a text is four characters or the special token.
+        self.splits_specials = bool(self.settings.get("split_special_tokens", False))
+        self._tokenizer.encode_special_tokens = self.splits_specials
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(length)
 
-    def encode(self, texts: Sequence[str], classes: np.ndarray) -> Encoded:
-        """Token ids of ``texts``, each cut to the length, with their classes int64 [texts]."""
-        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
-        flat = np.fromiter((token for row in ids for token in row), dtype=np.int32)
-        return Encoded(flat, _starts([len(row) for row in ids]), classes)
+    def encode(self, texts: Sequence[str | tuple[str, str]]) -> list[list[int]]:
+        """Token ids of texts, or of pairs of texts, each cut to the length."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(self._inputs(texts))]
+
+    def aligned(self, texts: Sequence[str]) -> list[Encoding]:
+        """The same with the characters that each token stands for."""
+        return self._tokenizer.encode_batch(list(texts))
+
+    def plain(self, text: str, *, specials: bool) -> list[int]:
+        """Token ids of a part of a text: nothing is added to it, and it is not cut.
+
+        Args:
+            specials: names of special tokens in it are these tokens, and not characters.
+        """
+        self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = not specials
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        self._tokenizer.encode_special_tokens = self.splits_specials
+        self._tokenizer.enable_truncation(self.length)
+        return ids
+
+    def _inputs(self, texts: Sequence[str | tuple[str, str]]) -> list[Any]:
+        if self._parts_pairs():
+            return list(texts)
+        return [text if isinstance(text, str) else joined(text) for text in texts]
+
+    def _parts_pairs(self) -> bool:
+        """Whether the tokenizer puts a mark between the two texts of a pair; decoders' put none."""
+        whole = self._tokenizer.encode("a", "b")
+        between = [m for m, t in zip(whole.special_tokens_mask, whole.type_ids, strict=True)]
+        inner = between[1:-1] if len(between) > 2 else []
+        return any(inner)
+
+
+def joined(pair: tuple[str, str]) -> str:
+    """A pair as one text, for a tokenizer without a mark to part them."""
+    return f"{pair[0]}\n{pair[1]}"
+
+
+def flat(rows: Sequence[Sequence[int]], dtype: Any = np.int32) -> np.ndarray:
+    """The numbers of all rows, one row after the other."""
+    return np.fromiter((value for row in rows for value in row), dtype=dtype)
 
 
 def encode_task(task: Task, tokenizer: Path, length: int, seeds: Sequence[int]) -> TaskTokens:
@@ -95,27 +179,22 @@ def encode_task(task: Task, tokenizer: Path, length: int, seeds: Sequence[int]) 
     encoder = Encoder(tokenizer, length)
     draws = {seed: task.draw(seed) for seed in sorted(set(seeds))}
     needed = np.unique(np.concatenate(list(draws.values())))
-
-    def encoded(split: str, places: np.ndarray | None = None) -> Encoded:
-        examples = getattr(task, split)
-        if places is not None:
-            examples = [examples[i] for i in places]
-        return encoder.encode([example.text for example in examples], task.classes(examples))
-
+    judged = task.test or task.validation
     return TaskTokens(
         name=task.name,
-        labels=task.labels,
-        train=encoded("train", needed),
-        validation=encoded("validation"),
-        test=encoded("test"),
+        kind=task.kind,
+        train=task.kind.encode([task.train[i] for i in needed], encoder),
+        validation=task.kind.encode(task.validation, encoder),
+        test=task.kind.encode(task.test, encoder),
         draws={seed: np.searchsorted(needed, draw) for seed, draw in draws.items()},
+        texts=[example.text for example in judged],
     )
 
 
 def batches(
     lengths: np.ndarray, size: int, random: np.random.Generator | None = None, pool: int = 16
 ) -> Iterator[np.ndarray]:
-    """Places of sequences in batches of ``size`` (the last may be smaller) with little padding.
+    """Places of examples in batches of ``size`` (the last may be smaller) with little padding.
 
     Without ``random`` sorted by length, for evaluation. With it every call gives another order: shuffled,
     sorted within pools of ``pool`` batches, and the batches shuffled.
@@ -131,5 +210,6 @@ def batches(
     yield from (cut[i] for i in places)
 
 
-def _starts(lengths: Sequence[int]) -> np.ndarray:
+def starts_of(lengths: Sequence[int]) -> np.ndarray:
+    """Where sequences of these lengths begin, and the end of the last: int64 [sequences + 1]."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)

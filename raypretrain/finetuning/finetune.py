@@ -25,7 +25,7 @@ from raypretrain.finetuning.work import (
 
 
 def finetune(recipe: FinetuneRecipe, progress: Progress | None = None) -> dict[str, Any]:
-    """Fine-tune one classifier for each task with the settings of ``adapt``; ``search`` is ignored.
+    """Fine-tune one model for each task with the settings of ``adapt``; ``search`` is ignored.
 
     The same recipe again repeats nothing that is done.
 
@@ -52,14 +52,15 @@ def finetune(recipe: FinetuneRecipe, progress: Progress | None = None) -> dict[s
         status = _attempt(work, start, trial, tokens[trial.task, trial.length], cache, tell)
         tell({"event": "trial", "trial": trial.id, "status": status})
     rows = rows_of(work)
-    tasks = best_of(rows, recipe.search)
+    tasks = best_of(rows, work.goals)
     for trial in work.trials:
         if trial.task in tasks:
             tasks[trial.task]["model"] = str(release(work, start, trial, tasks[trial.task]))
-    summary = {"folder": str(work.folder), "seconds": round(time.perf_counter() - began, 3), "tasks": tasks}
+    seconds = round(time.perf_counter() - began, 3)
+    summary = {"seconds": seconds, "best": tasks, "comparison": [], "tasks": work.described()}
     paths = write_results(work.folder, rows, summary)
     refuse_if_all_failed(work, rows)
-    return summary | {"paths": paths}
+    return {"folder": str(work.folder), "seconds": seconds, "tasks": tasks, "paths": paths}
 
 
 def _attempt(
@@ -73,7 +74,8 @@ def _attempt(
         tell({"event": "epoch", "trial": trial.id, "epochs": trial.adapt.epochs} | line)
 
     try:
-        run_trial(start, tokens, trial.adapt, folder, report=report, cache=cache)
+        metric = work.goals[trial.task].metric
+        run_trial(start, tokens, trial.adapt, folder, metric=metric, report=report, cache=cache)
     except RaypretrainError as error:
         write_failure(folder, str(error), traceback.format_exc())
         return "failed"

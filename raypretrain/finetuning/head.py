@@ -1,63 +1,99 @@
-"""The head on frozen features: a convex problem, solved rather than trained."""
+"""Heads on frozen features: convex problems, solved rather than trained."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from raypretrain.finetuning.encode import Encoded, batches
-from raypretrain.models.heads import SequenceClassifier
-
-EVALUATION_BATCH = 64
+CONSTANT_RIDGE = 1e-4
 
 
-@torch.no_grad()
-def features(model: SequenceClassifier, data: Encoded, pad: int) -> Tensor:
-    """What the head reads of each sequence, fp32 [sequences, width], on the CPU."""
-    device = next(model.parameters()).device
-    found = torch.empty(len(data), model.shape.width)
-    for places in batches(data.lengths, EVALUATION_BATCH):
-        ids, lengths = data.padded(places, pad)
-        vectors = model.features(torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device))
-        found[torch.from_numpy(places)] = vectors.float().cpu()
-    return found
-
-
-def solve_head(vectors: Tensor, classes: Tensor, labels: int, ridge: float) -> Tensor:
+def solve_classes(
+    vectors: Tensor, classes: np.ndarray, labels: int, ridge: float, weights: np.ndarray | None = None
+) -> Tensor:
     """The head with the least cross-entropy on ``vectors``, drawn to zero by ``ridge``.
-
-    The features are whitened first (their second moments become the identity), so that ``ridge`` means the
-    same for every model and L-BFGS converges in few steps; the whitening is multiplied into the head that is
-    returned.
 
     Args:
         vectors: fp32 [examples, width].
         classes: int64 [examples].
+        weights: fp32 [labels], of the classes.
 
     Returns:
         fp32 [labels, width]; the scores are ``vectors @ head.T``.
     """
-    moments = vectors.double().T @ vectors.double() / len(vectors)
-    values, directions = torch.linalg.eigh(moments)
-    # Directions in which the features hardly vary would be blown up to noise.
-    scale = (values.clamp_min(0) + 1e-5 * values.mean()).rsqrt()
-    whitening = (directions * scale) @ directions.T
+    targets = torch.from_numpy(classes)
+    weight = None if weights is None else torch.from_numpy(weights)
+    return _solve(vectors, labels, ridge, lambda scores: F.cross_entropy(scores, targets, weight))
+
+
+def solve_labels(
+    vectors: Tensor, has: np.ndarray, ridge: float, weights: np.ndarray | None = None
+) -> Tensor:
+    """The same for the binary cross-entropy of several labels, each for itself.
+
+    Args:
+        has: fp32 [examples, labels], 1 where an example has the label.
+        weights: fp32 [labels], of the examples that have it.
+    """
+    targets = torch.from_numpy(has)
+    weight = None if weights is None else torch.from_numpy(weights)
+
+    def loss(scores: Tensor) -> Tensor:
+        whole = F.binary_cross_entropy_with_logits(scores, targets, pos_weight=weight, reduction="sum")
+        return whole / len(scores)
+
+    return _solve(vectors, has.shape[1], ridge, loss)
+
+
+def solve_numbers(vectors: Tensor, numbers: Tensor, ridge: float) -> Tensor:
+    """The head with the least squared error on ``numbers`` [examples], which are about 1 in size: [1, width]."""
+    whitening = _whitening(vectors)
+    whitened = vectors.double() @ whitening
+    size = whitened.shape[1]
+    moments = whitened.T @ whitened / len(whitened) + ridge / 2 * torch.eye(size, dtype=torch.float64)
+    found = torch.linalg.solve(moments, whitened.T @ numbers.double() / len(whitened))
+    return (whitening @ found)[None].float()
+
+
+def constant_of(vectors: Tensor) -> Tensor:
+    """``one`` [width] such that ``vectors @ one`` is 1, as nearly as that can be had."""
+    return solve_numbers(vectors, torch.ones(len(vectors)), CONSTANT_RIDGE)[0]
+
+
+def _solve(vectors: Tensor, outputs: int, ridge: float, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """Least ``loss`` of the scores plus the ridge, by L-BFGS.
+
+    The features are whitened first (their second moments become the identity), so that ``ridge`` means the
+    same for every model and L-BFGS converges in few steps; the whitening is multiplied into the head that is
+    returned.
+    """
+    whitening = _whitening(vectors)
     whitened = (vectors.double() @ whitening).float()
-    head = torch.zeros(labels, vectors.shape[1], requires_grad=True)
+    head = torch.zeros(outputs, vectors.shape[1], requires_grad=True)
     optimizer = torch.optim.LBFGS([head], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(whitened @ head.T, classes) + ridge / 2 * head.square().sum()
-        loss.backward()
-        return loss
+        whole = loss(whitened @ head.T) + ridge / 2 * head.square().sum()
+        whole.backward()
+        return whole
 
     optimizer.step(closure)
     return (head.detach().double() @ whitening).float()
+
+
+def _whitening(vectors: Tensor) -> Tensor:
+    """fp64 [width, width], symmetric."""
+    moments = vectors.double().T @ vectors.double() / len(vectors)
+    values, directions = torch.linalg.eigh(moments)
+    # Directions in which the features hardly vary would be blown up to noise.
+    scale = (values.clamp_min(0) + 1e-5 * values.mean()).rsqrt()
+    return (directions * scale) @ directions.T
 
 
 class FeatureCache:

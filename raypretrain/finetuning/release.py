@@ -7,16 +7,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from raypretrain.finetuning.chat import PLAIN_TEMPLATE
 from raypretrain.finetuning.trial import WEIGHTS, Start, rebuild, run_trial
 from raypretrain.finetuning.work import PlannedTrial, Work
-from raypretrain.models.huggingface import save_classifier
+from raypretrain.models.releasing import Special
 from raypretrain.storage import write_atomic
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 
 
 def release(work: Work, start: Start, trial: PlannedTrial, result: dict[str, Any]) -> Path:
-    """Write ``best/<task>`` for ``AutoModelForSequenceClassification`` and ``AutoTokenizer``.
+    """Write ``best/<task>`` for the classes of ``transformers`` that fit the task's kind, and ``AutoTokenizer``.
 
     ``truncation=True`` alone cuts texts as the trial did: the length is in the tokenizer's config.
     ``trial.json`` says which trial this is and what it measured.
@@ -26,13 +27,14 @@ def release(work: Work, start: Start, trial: PlannedTrial, result: dict[str, Any
     if not (work.trial_folder(trial) / WEIGHTS).exists():
         # Deleted when another trial was the best one: the same trial gives the same weights again.
         tokens = work.tokens([trial])[trial.task, trial.length]
-        run_trial(start, tokens, trial.adapt, work.trial_folder(trial))
-    model = rebuild(start, trial.adapt, len(task.labels), work.trial_folder(trial))
-    save_classifier(model, folder, task.labels, pad=base.pad, bos=base.bos, eos=base.eos)
+        metric = work.goals[trial.task].metric
+        run_trial(start, tokens, trial.adapt, work.trial_folder(trial), metric=metric)
+    model = rebuild(start, trial.adapt, task.kind, work.trial_folder(trial))
+    task.kind.release(model, folder, Special(base.pad, base.bos, base.eos))
     for name in TOKENIZER_FILES:
         if (base.folder / name).exists():
             shutil.copyfile(base.folder / name, folder / name)
-    _fit_tokenizer_config(folder, base.tokenizer, base.pad, trial.length)
+    _fit_tokenizer_config(folder, base.tokenizer, base.pad, trial.length, task.kind.learns_output)
     write_atomic(folder / "trial.json", json.dumps({"trial": trial.id} | result, indent=2) + "\n")
     return folder
 
@@ -44,8 +46,12 @@ def forget_weights(work: Work, keep: set[str]) -> None:
             (work.trial_folder(trial) / WEIGHTS).unlink(missing_ok=True)
 
 
-def _fit_tokenizer_config(folder: Path, tokenizer: Path, pad: int, length: int) -> None:
-    """Pad on the right with ``pad``, cut at ``length``: what the classifier was trained with."""
+def _fit_tokenizer_config(folder: Path, tokenizer: Path, pad: int, length: int, chats: bool) -> None:
+    """Pad on the right with ``pad``, cut at ``length``: what the model was trained with.
+
+    Args:
+        chats: it answers messages: the template is written that it was trained with, whose special tokens are such.
+    """
     from tokenizers import Tokenizer
 
     path = folder / "tokenizer_config.json"
@@ -53,4 +59,9 @@ def _fit_tokenizer_config(folder: Path, tokenizer: Path, pad: int, length: int) 
     values.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
     values["pad_token"] = Tokenizer.from_file(str(tokenizer)).id_to_token(pad)
     values |= {"model_max_length": length, "padding_side": "right", "truncation_side": "right"}
+    # Nothing here is trained with token types: a text that comes second is marked by what parts it from the first.
+    values["model_input_names"] = ["input_ids", "attention_mask"]
+    if chats:
+        values.setdefault("chat_template", PLAIN_TEMPLATE)
+        values["split_special_tokens"] = False
     write_atomic(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")

@@ -22,8 +22,7 @@ from raypretrain.finetuning.head import FeatureCache
 from raypretrain.finetuning.quiet import quiet_tune
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.release import forget_weights, release
-from raypretrain.finetuning.results import Row, best_of, compare, write_results
-from raypretrain.finetuning.space import SearchConfig
+from raypretrain.finetuning.results import Goals, Row, best_of, compare, write_results
 from raypretrain.finetuning.work import (
     PlannedTrial,
     Progress,
@@ -92,9 +91,9 @@ def search(
     whole = not pending or _run(work, start, pending, tell, connect)
     rows = rows_of(work)
     best = _released(work, start, rows)
-    comparison = compare(rows, recipe.search)
+    comparison = compare(rows, work.goals)
     seconds = round(time.perf_counter() - began, 3)
-    summary = {"seconds": seconds, "best": best, "comparison": comparison}
+    summary = {"seconds": seconds, "best": best, "comparison": comparison, "tasks": work.described()}
     paths = write_results(work.folder, rows, summary)
     if not whole:
         raise KeyboardInterrupt
@@ -104,7 +103,7 @@ def search(
 
 def _released(work: Work, start: Start, rows: list[Row]) -> dict[str, Row]:
     trials = {trial.id: trial for trial in work.trials}
-    best = best_of(rows, work.recipe.search)
+    best = best_of(rows, work.goals)
     for row in best.values():
         row["model"] = str(release(work, start, trials[row["trial"]], row))
     forget_weights(work, keep={row["trial"] for row in best.values()})
@@ -129,7 +128,12 @@ def _run(
     plans = {trial.id: (trial, str(work.trial_folder(trial))) for trial in pending}
     trainable = tune.with_resources(
         tune.with_parameters(
-            _trial, start=start, tokens=tokens, plans=plans, threads=max(1, int(compute.cpus_per_trial))
+            _trial,
+            start=start,
+            tokens=tokens,
+            plans=plans,
+            goals=work.goals,
+            threads=max(1, int(compute.cpus_per_trial)),
         ),
         {"cpu": compute.cpus_per_trial, "gpu": compute.gpus_per_trial},
     )
@@ -139,7 +143,7 @@ def _run(
             trainable,
             param_space={"trial": tune.grid_search(list(plans))},
             tune_config=tune.TuneConfig(
-                scheduler=_Fair(settings, plans) if settings.scheduler == "asha" else FIFOScheduler(),
+                scheduler=_Fair(work.goals, plans) if settings.scheduler == "asha" else FIFOScheduler(),
                 max_concurrent_trials=None if settings.concurrency == "auto" else settings.concurrency,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -161,6 +165,7 @@ def _trial(
     start: Start,
     tokens: Tokens,
     plans: dict[str, tuple[PlannedTrial, str]],
+    goals: Goals,
     threads: int,
 ) -> None:
     """What Ray Tune calls in a trial's process; ``start`` and ``tokens`` lie in the object store."""
@@ -172,7 +177,8 @@ def _trial(
     plan, folder = plans[config["trial"]]
     task = tokens[plan.task, plan.length]
     try:
-        run_trial(start, task, plan.adapt, Path(folder), report=tune.report, cache=_CACHE)
+        metric = goals[plan.task].metric
+        run_trial(start, task, plan.adapt, Path(folder), metric=metric, report=tune.report, cache=_CACHE)
     except Exception as error:
         line = str(error) if isinstance(error, RaypretrainError) else f"{type(error).__name__}: {error}"
         write_failure(Path(folder), line, traceback.format_exc())
@@ -226,10 +232,10 @@ class _Fair(FIFOScheduler):
     initialisation, epochs and seed.
     """
 
-    def __init__(self, settings: SearchConfig, plans: dict[str, tuple[PlannedTrial, str]]) -> None:
+    def __init__(self, goals: Goals, plans: dict[str, tuple[PlannedTrial, str]]) -> None:
         super().__init__()
         self._groups: dict[tuple[object, ...], TrialScheduler] = {}
-        self._settings, self._plans = settings, plans
+        self._goals, self._plans = goals, plans
 
     def _group(self, trial: Trial) -> TrialScheduler:
         plan, _ = self._plans[trial.config["trial"]]
@@ -237,8 +243,8 @@ class _Fair(FIFOScheduler):
         key = (plan.task, adapt.way, adapt.init, adapt.epochs, adapt.seed)
         if key not in self._groups:
             self._groups[key] = ASHAScheduler(
-                metric=self._settings.metric,
-                mode="max" if self._settings.larger_is_better else "min",
+                metric=f"validation_{self._goals[plan.task].metric}",
+                mode="max" if self._goals[plan.task].larger_is_better else "min",
                 max_t=adapt.epochs + 1,  # the last epoch is nobody's to stop: the test set comes after it
                 reduction_factor=3,
             )

@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raypretrain.config import Config, Count, nearest
+from raypretrain.errors import RecipeError
 from raypretrain.finetuning.adapt import AdaptConfig
+
+if TYPE_CHECKING:
+    from raypretrain.finetuning.kinds.kind import Kind
 
 
 class Axis(Config):
@@ -55,7 +59,8 @@ class SearchConfig(Config):
     """What is tried, and what decides.
 
     Args:
-        metric: the number of a trial that decides; on the validation set, so that the test set stays unseen.
+        metric: what decides, as ``validation_accuracy``: on the validation set, so that the test set stays unseen;
+            otherwise the usual one of each task's kind.
         space: a key of ``adapt`` → its values.
         trials: samples for each combination of the grids (more than 1 is of use only with a drawn axis).
         scheduler: ``asha`` stops the ``full`` trials that do badly early. Only trials of the same task, way
@@ -63,8 +68,7 @@ class SearchConfig(Config):
         concurrency: how many trials run at once; ``auto`` is as many as the cluster has room for.
     """
 
-    metric: Literal["validation_accuracy", "validation_macro_f1", "validation_loss"] = "validation_accuracy"
-    mode: Literal["max", "min"] | None = None
+    metric: str | None = None
     space: dict[str, Axis] = Field(default_factory=dict)
     trials: Count = Field(default=1, gt=0)
     scheduler: Literal["asha", "none"] = "none"
@@ -87,10 +91,20 @@ class SearchConfig(Config):
             raise ValueError("concurrency is at least 1, or auto")
         return concurrency
 
-    @property
-    def larger_is_better(self) -> bool:
-        """``mode``, or what the metric's name implies."""
-        return self.mode == "max" if self.mode else self.metric != "validation_loss"
+    def metric_of(self, kind: Kind) -> str:
+        """The metric that decides in tasks of a kind, without ``validation_``.
+
+        Raises:
+            RecipeError: the kind has no such metric.
+        """
+        known = kind.metrics
+        name = next(iter(known)) if self.metric is None else self.metric.removeprefix("validation_")
+        if name not in known:
+            guess = nearest(name, known)
+            hint = f"did you mean 'validation_{guess}'?" if guess else None
+            some = ", ".join(f"validation_{key}" for key in known)
+            raise RecipeError(f"search.metric: there is no '{self.metric}'", fix=hint or f"known: {some}")
+        return name
 
 
 def expand(adapt: AdaptConfig, search: SearchConfig, seed: int) -> list[AdaptConfig]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from raypretrain.config import Config, Count, nearest
+from raypretrain.config import Config, Count
 from raypretrain.errors import InputError
-from raypretrain.finetuning.labelled import Example, LabelledFile, read_labelled
+from raypretrain.finetuning.kinds.kind import Kind, kind_class
+from raypretrain.finetuning.labelled import Example, LabelledFile, read_rows
 
 
 class TaskConfig(Config):
@@ -20,7 +20,9 @@ class TaskConfig(Config):
 
     Args:
         name: names the task in results and folders.
-        kind: ``classify``: each text has one of a few labels.
+        kind: ``classify``: each text has one of a few labels. ``label``: any number of them. ``regress``: a number.
+            ``tag``: each word has a tag. ``generate``: answers to messages. ``embed``: pairs of texts that belong
+            together. ``prefer``: of two answers the better one. Or a class of yours, as ``MODULE:CLASS``.
         train, validation, test: labelled files. Without ``validation``, ``validation_share`` of the training
             examples are set aside, chosen by a hash of their text, so that they stay the same ones for ever.
         labels: the classes in the order of the scores; otherwise those of the training examples, sorted.
@@ -29,10 +31,12 @@ class TaskConfig(Config):
         validation_examples: the same for validation, drawn once for all trials.
         overlap: what happens where texts of the test or validation set are among the training examples:
             ``refuse`` them, or ``drop`` them from the training examples.
+        between: what parts the words of a sentence (``tag``); nothing in scripts that part none.
+        beta: how strongly the model is held at what it was (``prefer``).
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    kind: Literal["classify"] = "classify"
+    kind: str = "classify"
     train: LabelledFile
     validation: LabelledFile | None = None
     test: LabelledFile | None = None
@@ -41,14 +45,16 @@ class TaskConfig(Config):
     validation_examples: Count | None = Field(default=None, gt=0)
     validation_share: float = Field(default=0.1, gt=0, lt=1)
     overlap: Literal["refuse", "drop"] = "refuse"
+    between: str = " "
+    beta: float = Field(default=0.1, gt=0)
 
 
 @dataclass(frozen=True)
 class Task:
-    """The labelled texts of a task; every label of the three splits is one of ``labels``."""
+    """The examples of a task, and its kind, which knows what there is to learn."""
 
     config: TaskConfig
-    labels: tuple[str, ...]
+    kind: Kind
     train: list[Example]
     validation: list[Example]
     test: list[Example]
@@ -58,22 +64,16 @@ class Task:
         """Of the task, as in the recipe."""
         return self.config.name
 
-    def classes(self, examples: list[Example]) -> np.ndarray:
-        """The class of each example: its label's place in ``labels``. int64 [examples]."""
-        places = {label: i for i, label in enumerate(self.labels)}
-        return np.array([places[example.label] for example in examples], dtype=np.int64)
-
     def draw(self, seed: int) -> np.ndarray:
         """Places in ``train`` of the examples that the trials with this seed learn from, int64, ascending."""
-        classes = self.classes(self.train)
         if self.config.examples is None:
-            return np.arange(len(classes))
-        return stratified(classes, self.config.examples, seed)
+            return np.arange(len(self.train))
+        return stratified(self.kind.strata(self.train), self.config.examples, seed)
 
     @property
     def fingerprint(self) -> str:
         """sha256 of all texts and labels with their split, and of how examples are drawn from them."""
-        digest = hashlib.sha256(repr((self.labels, self.config.examples)).encode())
+        digest = hashlib.sha256(repr((self.kind, self.config.examples)).encode())
         for split in (self.train, self.validation, self.test):
             for example in split:
                 digest.update(f"{len(example.text)} {example.label} ".encode() + example.text.encode())
@@ -88,17 +88,31 @@ def load_task(config: TaskConfig) -> Task:
         InputError: a file cannot be used, there is one class only, a split holds a label that the training
             examples lack, splits overlap, or there are fewer examples than asked for.
     """
-    train = read_labelled(config.train)
-    test = read_labelled(config.test) if config.test else []
-    validation = read_labelled(config.validation) if config.validation else []
-    labels = _labels(config, train)
+    sort = kind_class(config.kind)
+    train = read_examples(sort, config.train)
+    test = read_examples(sort, config.test) if config.test else []
+    validation = read_examples(sort, config.validation) if config.validation else []
+    kind = sort.fit(config, train)
     for file, split in ((config.test, test), (config.validation, validation)):
         if file is not None:
-            _check_labels(split, labels, file)
+            kind.check(split, file.path)
             train = _without_overlap(config, train, split, file)
     if config.validation is None:
-        train, validation = _split(config, train)
-    return _sized(Task(config, labels, train, validation, test))
+        train, validation = _split(config, kind, train)
+    return _sized(Task(config, kind, train, validation, test))
+
+
+def read_examples(kind: type[Kind], file: LabelledFile) -> list[Example]:
+    """All examples of a file (or of several, sorted by name).
+
+    Raises:
+        InputError: no file, a broken file, or a row that is no example of this kind.
+    """
+    named = file.with_columns(kind.columns)
+    examples = [kind.parse(row, where, named) for where, row in read_rows(named)]
+    if not examples:
+        raise InputError("holds no example", where=file.path)
+    return examples
 
 
 def stratified(classes: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -116,34 +130,6 @@ def stratified(classes: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(drawn))
 
 
-def _labels(config: TaskConfig, train: list[Example]) -> tuple[str, ...]:
-    where = config.train.path
-    found = sorted({example.label for example in train})
-    if config.labels is not None:
-        _check_labels(train, tuple(config.labels), config.train)
-        missing = [label for label in config.labels if label not in found]
-        if missing:
-            raise InputError(f"no example has the label '{missing[0]}' of tasks.labels", where=where)
-        return tuple(config.labels)
-    if len(found) < 2:
-        raise InputError(
-            f"all examples have the label '{found[0]}'", where=where, fix="a classifier needs at least two"
-        )
-    return tuple(found)
-
-
-def _check_labels(split: list[Example], labels: tuple[str, ...], file: LabelledFile) -> None:
-    for example in split:
-        if example.label not in labels:
-            some = ", ".join(f"'{label}'" for label in labels[:8])
-            guess = nearest(example.label, labels)
-            raise InputError(
-                f"the label '{example.label}' is not among those to learn ({some})",
-                where=example.where or file.path,
-                fix=f"did you mean '{guess}'?" if guess else None,
-            )
-
-
 def _without_overlap(
     config: TaskConfig, train: list[Example], split: list[Example], file: LabelledFile
 ) -> list[Example]:
@@ -159,45 +145,52 @@ def _without_overlap(
     return [example for example in train if example.text.strip() not in seen] if common else train
 
 
-def _split(config: TaskConfig, train: list[Example]) -> tuple[list[Example], list[Example]]:
+def _split(config: TaskConfig, kind: Kind, train: list[Example]) -> tuple[list[Example], list[Example]]:
     """Training and validation examples, by a salted hash: independent of the corpus's held-out split."""
 
     def held_out(example: Example) -> bool:
         digest = hashlib.sha256(b"validation\0" + example.text.strip().encode()).digest()
         return int.from_bytes(digest[:8], "big") < config.validation_share * 2**64
 
-    kept = [example for example in train if not held_out(example)]
-    aside = [example for example in train if held_out(example)]
-    missing = {e.label for e in train} - {e.label for e in kept}
-    if not aside or missing:
-        left = "none of them" if not aside else f"all that have the label '{min(missing)}'"
+    aside = np.array([held_out(example) for example in train], dtype=bool)
+    strata = kind.strata(train)
+    missing = set(strata.tolist()) - set(strata[~aside].tolist())
+    if not aside.any() or missing:
+        left = "none of them"
+        if aside.any():
+            first = int(np.flatnonzero(np.isin(strata, list(missing)))[0])
+            left = f"all that have the label '{train[first].label}'"
         raise InputError(
             f"validation_share {config.validation_share:g} sets aside {left} of {len(train)} examples",
             where=config.train.path,
             fix="give more examples or a validation file",
         )
-    return kept, aside
+    return (
+        [example for example, out in zip(train, aside, strict=True) if not out],
+        [example for example, out in zip(train, aside, strict=True) if out],
+    )
 
 
 def _sized(task: Task) -> Task:
     """Check ``examples``, apply ``validation_examples``."""
     wanted, there = task.config.examples, len(task.train)
+    strata = task.kind.strata(task.train)
     if wanted is not None and wanted > there:
         raise InputError(
             f"examples: {wanted}, but there are {there} to train on",
             where=task.config.train.path,
             fix="set fewer, or leave the key out to take all",
         )
-    if wanted is not None and wanted < len(task.labels):
-        raise InputError(f"examples: {wanted} is less than one for each of the {len(task.labels)} labels")
+    if wanted is not None and wanted < len(np.unique(strata)):
+        raise InputError(f"examples: {wanted} is less than one for each of the {len(np.unique(strata))} labels")
     most = task.config.validation_examples
     if most is None or most >= len(task.validation):
         return task
-    drawn = stratified(task.classes(task.validation), most, seed=0)
+    drawn = stratified(task.kind.strata(task.validation), most, seed=0)
     return replace(task, validation=[task.validation[i] for i in drawn])
 
 
-def check_batch(counts: Counter[str] | dict[str, int], batch: int) -> None:
+def check_batch(counts: dict[str, int], batch: int) -> None:
     """Refuse a batch that the examples of a task cannot fill.
 
     Raises:

@@ -1,31 +1,38 @@
-"""One trial: a classifier from a base model, trained and measured in this process. Plain PyTorch, no Ray."""
+"""One trial: a base model adapted to a task, trained and measured in this process. Plain PyTorch, no Ray."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from raypretrain.errors import InputError
 from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.base import Packed, unpack
 from raypretrain.finetuning.encode import Encoded, TaskTokens
-from raypretrain.finetuning.full import train_full
-from raypretrain.finetuning.head import FeatureCache, features, solve_head
-from raypretrain.finetuning.scores import scores_of
-from raypretrain.models.config import ModelShape
-from raypretrain.models.heads import SequenceClassifier
+from raypretrain.finetuning.head import FeatureCache
+from raypretrain.finetuning.kinds.kind import Details, Kind, Solvable
+from raypretrain.finetuning.train import features_of, known_of, outputs_of, train
+from raypretrain.models.families import build as build_network
+from raypretrain.models.freezing import freeze_below
+from raypretrain.models.layout import unread_by_heads
+from raypretrain.models.lora import add_adapters, merged_state
+from raypretrain.models.shape import ModelShape
 from raypretrain.storage import write_atomic
 
-WEIGHTS = "classifier.safetensors"
-"""What a trial changed: the head alone, or every weight."""
+WEIGHTS = "trained.safetensors"
+"""What a trial changed: the head alone, adapters, or every weight."""
+
+HARDEST = 20
+"""Examples that the report shows."""
 
 Report = Callable[[dict[str, Any]], None]
 """Takes the numbers of an epoch."""
@@ -46,30 +53,34 @@ def run_trial(
     adapt: AdaptConfig,
     folder: Path,
     *,
+    metric: str | None = None,
     report: Report | None = None,
     cache: FeatureCache | None = None,
 ) -> dict[str, Any]:
-    """Train one classifier and measure it.
+    """Adapt the base model to a task and measure it.
 
-    Writes ``metrics.jsonl`` (a line an epoch), ``classifier.safetensors`` and, last, ``result.json`` into
-    ``folder``. The same arguments give the same numbers on the same kind of machine with the same number of
-    threads.
+    Writes ``metrics.jsonl`` (a line an epoch), ``trained.safetensors``, ``examples.json`` (for the report) and, last,
+    ``result.json`` into ``folder``. The same arguments give the same numbers on the same kind of machine with the same
+    number of threads.
 
     Args:
+        metric: of the validation set, that ``adapt.patience`` goes by; None: the kind's usual one.
         report: is called with each line of ``metrics.jsonl``.
         cache: features of earlier trials of the same search.
 
     Returns:
-        The content of ``result.json``: ``validation_`` and ``test_`` ``accuracy``, ``macro_f1`` and ``loss``
-        (nats), ``train_loss``, ``seconds``, ``examples``, ``epochs``, ``parameters_trained``.
+        The content of ``result.json``: the kind's metrics as ``validation_…`` and ``test_…``, ``train_loss``,
+        ``seconds``, ``cpu_hours``, ``gpu_hours``, ``examples``, ``epochs``, ``parameters_trained``.
 
     Raises:
         RunError: the loss is no longer a number.
     """
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     folder.mkdir(parents=True, exist_ok=True)
+    line: dict[str, Any] = {}
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics:
         trial = _Trial(start, task, adapt, cache or FeatureCache())
+        best = _Best(trial.model, task.kind, adapt.patience, metric)
         for epoch, loss in enumerate(trial.epochs(), start=1):
             line = {"epoch": epoch, "train_loss": loss} | trial.scores("validation")
             line["seconds"] = round(time.perf_counter() - began, 3)
@@ -77,29 +88,54 @@ def run_trial(
             metrics.flush()
             if report:
                 report(line)
-    result = {key: value for key, value in line.items() if key != "epoch"} | trial.scores("test")
+            if best.is_over(line):
+                break
+    result = {key: value for key, value in best.line(line).items() if key != "epoch"}
+    best.restore()
+    result |= trial.scores("test")
     trial.save(folder / WEIGHTS)
+    write_atomic(folder / "examples.json", json.dumps(trial.details()) + "\n")
     result |= {"examples": len(trial.train), "epochs": epoch, "parameters_trained": trial.parameters_trained}
-    result["seconds"] = round(time.perf_counter() - began, 3)
+    seconds = time.perf_counter() - began
+    result |= {
+        "seconds": round(seconds, 3),
+        "cpu_hours": (time.process_time() - used) / 3600,
+        "gpu_hours": seconds / 3600 if trial.device.type == "cuda" else 0.0,
+    }
     write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
     return result
 
 
-def build(start: Start, adapt: AdaptConfig, labels: int) -> SequenceClassifier:
-    """The classifier as a trial begins with it: the head zero, on the CPU, fp32."""
-    model = SequenceClassifier(start.shape, labels, adapt.pooling)
+def build(start: Start, adapt: AdaptConfig, kind: Kind) -> nn.Module:
+    """The model as a trial begins with it: the head zero, on the CPU, fp32; what is not trained wants no gradient."""
+    network = build_network(start.shape).float()
     if adapt.init == "base":
-        model.load_base(unpack(start.weights))
+        network.load_state_dict(unpack(start.weights))
     else:
-        model.init_weights(adapt.seed)
-    torch.nn.init.zeros_(model.score.weight)
+        network.init_weights(adapt.seed)
+    model = kind.model(network, adapt.pooling)
+    if adapt.way == "lora":
+        add_adapters(network, adapt.lora, adapt.seed)
+    elif adapt.way == "head":
+        network.requires_grad_(False)
+    elif adapt.top_layers is not None:
+        freeze_below(network, adapt.top_layers)
+    if not kind.learns_output:
+        unread = unread_by_heads(start.shape.family)
+        for name, weight in network.named_parameters():
+            if name in unread:
+                weight.requires_grad_(False)
     return model
 
 
-def rebuild(start: Start, adapt: AdaptConfig, labels: int, folder: Path) -> SequenceClassifier:
-    """The classifier that a trial ended with, from what it saved in ``folder``."""
-    model = build(start, adapt, labels)
+def rebuild(start: Start, adapt: AdaptConfig, kind: Kind, folder: Path) -> nn.Module:
+    """The model that a trial ended with, from what it saved in ``folder``; adapters are merged."""
+    model: Any = build(start, adapt, kind)
     model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    if adapt.way == "lora":
+        merged = build_network(start.shape).float()
+        merged.load_state_dict(merged_state(model.network))
+        model.network = merged
     return model
 
 
@@ -107,48 +143,135 @@ class _Trial:
     """A trial under way: its model, its examples, and how both are looked at."""
 
     def __init__(self, start: Start, task: TaskTokens, adapt: AdaptConfig, cache: FeatureCache) -> None:
-        self.task, self.adapt, self.pad, self.cache = task, adapt, start.pad, cache
+        self.task, self.kind, self.adapt, self.pad, self.cache = task, task.kind, adapt, start.pad, cache
         self.train: Encoded = task.examples(adapt.seed)
-        if adapt.way == "full" and len(self.train) < adapt.batch:
+        if adapt.way != "head" and len(self.train) < adapt.batch:
             raise InputError(
                 f"{len(self.train)} examples are fewer than a batch of {adapt.batch}", where=task.name
             )
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = build(start, adapt, len(task.labels)).to(device)
-        trained = self.model.parameters() if adapt.way == "full" else [self.model.score.weight]
-        self.parameters_trained = sum(weight.numel() for weight in trained)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = build(start, adapt, task.kind).to(self.device)
+        self.parameters_trained = sum(w.numel() for w in self.model.parameters() if w.requires_grad)
+        self.splits = {"train": self.train, "validation": task.validation, "test": task.test}
+        self.splits = {name: self._with_known(data) for name, data in self.splits.items()}
+        self._outputs: tuple[str, list[np.ndarray]] = ("", [])
+
+    def _with_known(self, data: Encoded) -> Encoded:
+        known = known_of(self.model, self.kind, data, self.pad) if len(data) else None
+        return data if known is None else replace(data, known=known)
 
     def epochs(self) -> Iterator[float]:
         """Adapt the model; the mean training loss after each epoch (one, where the head is solved for)."""
-        if self.adapt.way == "full":
-            yield from train_full(self.model, self.train, self.adapt, self.pad)
-            return
-        vectors, classes = self.vectors("train"), torch.from_numpy(self.train.classes)
-        head = solve_head(vectors, classes, len(self.task.labels), self.adapt.ridge)
-        self.model.score.weight.data.copy_(head)
-        yield scores_of((vectors @ head.T).numpy(), self.train.classes)["loss"]
+        data, kind, adapt = self.splits["train"], self.kind, self.adapt
+        if isinstance(kind, Solvable):
+            if adapt.way == "head" or adapt.warm_head:
+                self._solve(kind, data)
+            else:
+                kind.warm(self.model, lambda: self.vectors("train"))
+        if adapt.way == "head":
+            yield kind.scores(self.outputs("train"), data)["loss"]
+        else:
+            yield from train(self.model, kind, data, adapt, self.pad)
+
+    def _solve(self, kind: Solvable, data: Encoded) -> None:
+        weights = kind.class_weights(data) if self.adapt.class_weights == "balanced" else None
+        kind.solve(self.model, self.vectors("train"), data, self.adapt.ridge, weights)
 
     def scores(self, split: str) -> dict[str, float]:
-        """Accuracy, macro F1 and loss on a split as ``<split>_…``; nothing for a split without examples."""
-        data: Encoded = getattr(self.task, split)
-        if not len(data):
+        """The kind's metrics on a split as ``<split>_…``; nothing for a split without examples."""
+        if not len(self.splits[split]):
             return {}
-        logits = self.vectors(split) @ self.model.score.weight.detach().float().cpu().T
-        return {f"{split}_{name}": value for name, value in scores_of(logits.numpy(), data.classes).items()}
+        found = self.kind.scores(self.outputs(split), self.splits[split])
+        return {f"{split}_{name}": value for name, value in found.items()}
+
+    def outputs(self, split: str) -> list[np.ndarray]:
+        """What the model predicts of a split. The network is asked once for what its frozen features say."""
+        data, kind = self.splits[split], self.kind
+        if self.adapt.way != "head":
+            found = outputs_of(self.model, kind, data, self.pad)
+        else:
+            assert isinstance(kind, Solvable)
+            model: Any = self.model
+            with torch.no_grad():
+                scores = model.scores(self.vectors(split).to(self.device)).float().cpu().numpy()
+            found = np.split(scores, np.cumsum(kind.counts(data))[:-1])
+        self._outputs = (split, found)
+        return found
 
     def vectors(self, split: str) -> Tensor:
-        """The features of a split. Those of a frozen model are computed once; then trials share them."""
-        data = self.train if split == "train" else getattr(self.task, split)
-        if self.adapt.way == "full":
-            return features(self.model, data, self.pad)
-        random = self.adapt.seed if self.adapt.init == "scratch" or split == "train" else None
-        key = (self.task.name, split, self.adapt.length, self.adapt.pooling, self.adapt.init, random)
-        return self.cache.get(key, lambda: features(self.model, data, self.pad))
+        """The features of a split. Those of a frozen network are computed once; then trials share them."""
+        kind, data, adapt = self.kind, self.splits[split], self.adapt
+        assert isinstance(kind, Solvable)
+        random = adapt.seed if adapt.init == "scratch" or split == "train" else None
+        key = (self.task.name, split, adapt.length, adapt.pooling, adapt.init, random)
+        return self.cache.get(key, lambda: features_of(self.model, kind, data, self.pad))
+
+    def details(self) -> dict[str, Any]:
+        """What the report shows of the examples: those with the largest loss, and how labels are confused."""
+        split = self.task.judged
+        outputs = self._outputs[1] if self._outputs[0] == split else self.outputs(split)
+        found = self.kind.details(outputs, self.splits[split])
+        return {} if found is None else _as_json(found, self.task.texts)
 
     def save(self, path: Path) -> None:
         """Write what was trained."""
-        state = self.model.state_dict()
-        kept = state if self.adapt.way == "full" else {"score.weight": state["score.weight"]}
+        wanted = {name for name, weight in self.model.named_parameters() if weight.requires_grad}
+        kept = {
+            name: weight.cpu().contiguous()
+            for name, weight in self.model.state_dict().items()
+            if name in wanted or not name.startswith("network.")
+        }
         temporary = path.with_name(path.name + ".tmp")
-        save_file({name: weight.cpu().contiguous() for name, weight in kept.items()}, temporary)
+        save_file(kept, temporary)
         temporary.replace(path)
+
+
+class _Best:
+    """Which epoch was the best, with its weights, where ``patience`` asks for it; otherwise the last one."""
+
+    def __init__(self, model: nn.Module, kind: Kind, patience: int | None, metric: str | None) -> None:
+        self._model, self._patience = model, patience
+        self._name = f"validation_{metric or next(iter(kind.metrics))}"
+        self._sign = 1 if kind.metrics[self._name.removeprefix("validation_")] else -1
+        self._best: dict[str, Any] = {}
+        self._weights: dict[str, Tensor] = {}
+        self._waited = 0
+
+    def is_over(self, line: dict[str, Any]) -> bool:
+        """Whether training ends after the epoch of this line."""
+        if self._patience is None:
+            return False
+        if not self._best or self._sign * (line[self._name] - self._best[self._name]) > 0:
+            self._best, self._waited = line, 0
+            moving = {name: w for name, w in self._model.named_parameters() if w.requires_grad}
+            self._weights = {name: weight.detach().clone() for name, weight in moving.items()}
+            return False
+        self._waited += 1
+        return self._waited >= self._patience
+
+    def line(self, last: dict[str, Any]) -> dict[str, Any]:
+        """The numbers of the epoch that counts."""
+        return self._best or last
+
+    def restore(self) -> None:
+        """Go back to that epoch's weights."""
+        if self._weights:
+            self._model.load_state_dict(self._weights, strict=False)
+
+
+def _as_json(found: Details, texts: list[str]) -> dict[str, Any]:
+    hardest = np.argsort(-found.losses, kind="stable")[:HARDEST]
+    return {
+        "confusion": found.confusion
+        and {"labels": list(found.confusion[0]), "counts": found.confusion[1].tolist()},
+        "per_label": found.per_label,
+        "hardest": [
+            {
+                "text": texts[i][:1000],
+                "truth": found.truth[i],
+                "predicted": found.predicted[i],
+                "loss": float(found.losses[i]),
+            }
+            for i in hardest
+        ],
+    }

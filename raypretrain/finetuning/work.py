@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raypretrain.config import save_recipe
-from raypretrain.errors import RunError
+from raypretrain.errors import RecipeError, RunError
 from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.base import BaseModel, open_base, pack
 from raypretrain.finetuning.encode import TaskTokens, encode_task
 from raypretrain.finetuning.recipe import FinetuneRecipe
+from raypretrain.finetuning.results import Goal
+from raypretrain.finetuning.space import SearchConfig
 from raypretrain.finetuning.tasks import Task, check_batch, load_task
 from raypretrain.storage import check_writable, write_atomic
 
@@ -79,10 +81,35 @@ class Work:
             InputError: they cannot be read, are pickled, or do not fit the config.
         """
         from raypretrain.finetuning.trial import Start
-        from raypretrain.models.loading import load_base
+        from raypretrain.models.loading import load_completed
 
-        shape, state = load_base(self.base.folder)
-        return Start(shape, pack(state), self.base.pad)
+        loaded = load_completed(self.base.folder, seed=0)
+        return Start(loaded.shape, pack(loaded.state), self.base.pad)
+
+    @property
+    def goals(self) -> dict[str, Goal]:
+        """What decides between the trials of each task."""
+        found = {}
+        for name, task in self.tasks.items():
+            metric = self.recipe.search.metric_of(task.kind)
+            found[name] = Goal(metric, task.kind.metrics[metric])
+        return found
+
+    def described(self) -> dict[str, dict[str, Any]]:
+        """Of each task, for the report: kind, metric, labels, and how many examples there are."""
+        return {
+            name: {
+                "kind": task.config.kind,
+                "metric": self.goals[name].metric,
+                "larger_is_better": self.goals[name].larger_is_better,
+                "labels": list(getattr(task.kind, "labels", [])),
+                "train": task.config.examples or len(task.train),
+                "validation": len(task.validation),
+                "test": len(task.test),
+                "rival": None,
+            }
+            for name, task in self.tasks.items()
+        }
 
 
 def prepare(recipe: FinetuneRecipe, trials: Sequence[AdaptConfig]) -> Work:
@@ -98,14 +125,43 @@ def prepare(recipe: FinetuneRecipe, trials: Sequence[AdaptConfig]) -> Work:
     trials = [adapt.model_copy(update={"length": base.usable_length(adapt.length)}) for adapt in trials]
     tasks = {config.name: load_task(config) for config in recipe.tasks}
     counts = {name: task.config.examples or len(task.train) for name, task in tasks.items()}
+    for task in tasks.values():
+        check_fit(task, base, recipe.search, trials)
     for adapt in trials:
-        if adapt.way == "full":
+        if adapt.way != "head":
             check_batch(counts, adapt.batch)
     check_writable(recipe.run.folder)
     folder = Path(recipe.run.folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, folder / "recipe.yaml")
     return Work(recipe, base, tasks, _planned(base, tasks, trials))
+
+
+def check_fit(task: Task, base: BaseModel, search: SearchConfig, trials: Sequence[AdaptConfig]) -> None:
+    """Refuse a task that the base model, the metric or a way does not fit.
+
+    Raises:
+        RecipeError: with what would fit.
+    """
+    kind, name = task.kind, task.config.kind
+    objective = base.shape.objective
+    if objective not in kind.objectives:
+        wanted = "a decoder, which predicts the next token" if "causal" in kind.objectives else "an encoder"
+        raise RecipeError(
+            f"task '{task.name}': {name} needs {wanted}, and the base model is a {base.shape.family}",
+            where=str(base.folder),
+        )
+    search.metric_of(kind)
+    for adapt in trials:
+        if adapt.way == "head" and not kind.solvable:
+            raise RecipeError(
+                f"task '{task.name}': there is no head to solve for in {name}", fix="take way: full or lora"
+            )
+        if kind.solvable and adapt.pooling not in base.poolings:
+            raise RecipeError(
+                f"adapt.pooling: {adapt.pooling} means nothing in a {base.shape.family}",
+                fix=f"set it to {' or '.join(base.poolings)}",
+            )
 
 
 def _planned(base: BaseModel, tasks: dict[str, Task], trials: Sequence[AdaptConfig]) -> list[PlannedTrial]:
@@ -144,6 +200,7 @@ def rows_of(work: Work) -> list[dict[str, Any]]:
     rows = []
     for trial in work.trials:
         folder, row = work.trial_folder(trial), {"trial": trial.id, "task": trial.task, "status": "missing"}
+        row["kind"] = work.tasks[trial.task].config.kind
         row |= {f"adapt.{key}": value for key, value in trial.adapt.effective().items()}
         if (folder / "result.json").exists():
             row |= {"status": "finished"} | json.loads((folder / "result.json").read_text())

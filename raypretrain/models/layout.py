@@ -66,7 +66,6 @@ NAMES: dict[str, Names] = {
             "embedding.weight": "model.embed_tokens.weight",
             "norm.weight": "model.norm.weight",
             "head.weight": "lm_head.weight",
-            "score.weight": "score.weight",
         },
         layer={
             "attention_norm.weight": "input_layernorm.weight",
@@ -167,6 +166,16 @@ NAMES: dict[str, Names] = {
     ),
 }
 """By family."""
+
+
+
+def unread_by_heads(family: str) -> frozenset[str]:
+    """The weights, by our names, of which a head of another task reads nothing: those of the output.
+
+    A ModernBERT's classifiers begin with the head of its pretraining.
+    """
+    return frozenset(("bias",)) if family == "modernbert" else frozenset((*NAMES[family].head, "head.weight"))
+
 
 LEFT_OUT = ""
 """Our name of what a model has and is of no use here."""

@@ -1,0 +1,304 @@
+"""What a kind of task is: its data, its head, its loss, its scores, and how it is released.
+
+A new kind is a class of some fifty lines: ``kind: mypackage.mymodule:MyKind`` in a recipe, or a line in
+:data:`KINDS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from raypretrain.config import nearest
+from raypretrain.errors import InputError
+from raypretrain.finetuning.encode import Encoded, Encoder
+from raypretrain.finetuning.labelled import Example, LabelledFile
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from raypretrain.finetuning.tasks import TaskConfig
+    from raypretrain.models.families import LanguageModel
+    from raypretrain.models.releasing import Special
+
+Row = Mapping[str, object]
+
+KINDS = {
+    "classify": "raypretrain.finetuning.kinds.classify:Classify",
+    "label": "raypretrain.finetuning.kinds.label:Label",
+    "regress": "raypretrain.finetuning.kinds.regress:Regress",
+    "tag": "raypretrain.finetuning.kinds.tag:Tag",
+    "generate": "raypretrain.finetuning.kinds.generate:Generate",
+    "embed": "raypretrain.finetuning.kinds.embed:Embed",
+    "prefer": "raypretrain.finetuning.kinds.prefer:Prefer",
+}
+"""Name → where its class is; imported when a task of it is read."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some examples on the device of the model.
+
+    Args:
+        ids: int64 [R, L], padded on the right; R is examples · sequences of each.
+        lengths: int64 [R].
+        targets: [examples, …], or int64 [R, L] of tokens.
+        known: [examples, …], or None.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    targets: Tensor
+    known: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Details:
+    """What the report shows beside the numbers.
+
+    Args:
+        truth, predicted: of each example, as text.
+        losses: fp64 [examples]; the larger, the harder.
+        confusion: (labels, counts int64 [true, predicted]), or None.
+        per_label: rows with name, precision, recall, f1, support, or None.
+    """
+
+    truth: list[str]
+    predicted: list[str]
+    losses: np.ndarray
+    confusion: tuple[Sequence[str], np.ndarray] | None = None
+    per_label: list[dict[str, Any]] | None = None
+
+
+class Kind(ABC):
+    """One kind of task, fitted to the training examples: it knows the labels, or the mean of the numbers.
+
+    Travels to the processes of the trials: small and picklable.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("text", "label")
+    """The columns of its files, by their usual names."""
+    metrics: ClassVar[dict[str, bool]]
+    """What :meth:`scores` gives and a search may go by → whether more is better; the first is the usual one."""
+    objectives: ClassVar[tuple[str, ...]] = ("causal", "masked")
+    """Of the base models that fit it."""
+    solvable: ClassVar[bool] = False
+    """Whether ``way: head`` can solve for its head (:class:`Solvable`)."""
+    learns_output: ClassVar[bool] = False
+    """Whether it trains what the network was pretrained to predict with."""
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:
+        """One example of a row.
+
+        Raises:
+            InputError: with ``where``.
+        """
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, config: TaskConfig, train: Sequence[Example]) -> Kind:
+        """The kind for these examples.
+
+        Raises:
+            InputError: nothing can be learned from them, e.g. there is one class only.
+        """
+
+    def check(self, examples: Sequence[Example], path: str) -> None:  # noqa: B027
+        """Refuse validation or test examples that do not fit the training examples.
+
+        Raises:
+            InputError: a label that is not among those to learn.
+        """
+
+    def strata(self, examples: Sequence[Example]) -> np.ndarray:
+        """The class of each example, whose shares are kept where few are drawn: int64 [examples]."""
+        return np.zeros(len(examples), dtype=np.int64)
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Example], encoder: Encoder) -> Encoded:
+        """Their tokens and targets."""
+
+    @abstractmethod
+    def model(self, network: LanguageModel, pooling: str | None) -> nn.Module:
+        """The network, as attribute ``network``, with this kind's head, as attribute ``score`` if there is one."""
+
+    def before(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        """What is computed once of each example before training: ``known`` of later batches, [examples, …]."""
+        return None
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch, weights: Tensor | None) -> Tensor:
+        """The mean loss, a scalar.
+
+        Args:
+            weights: fp32 [labels], of the classes; None weighs them alike.
+        """
+
+    @abstractmethod
+    def outputs(self, model: nn.Module, batch: Batch) -> Sequence[np.ndarray]:
+        """What is predicted, for each example an array."""
+
+    @abstractmethod
+    def scores(self, outputs: Sequence[np.ndarray], data: Encoded) -> dict[str, float]:
+        """The metrics and ``loss`` of outputs in the order of ``data``."""
+
+    def class_weights(self, data: Encoded) -> np.ndarray | None:
+        """fp32 [labels]: each class weighs as much as any other in sum; None where there are no classes."""
+        return None
+
+    def details(self, outputs: Sequence[np.ndarray], data: Encoded) -> Details | None:
+        """What the report shows; None for nothing."""
+        return None
+
+    @abstractmethod
+    def release(self, model: nn.Module, folder: Path, special: Special) -> None:
+        """Write ``config.json`` and the weights as ``transformers`` loads them."""
+
+
+class Solvable(Kind):
+    """A kind with a head on features of texts or words. On frozen features it is a convex problem: it is solved for.
+
+    Its model has the attributes ``features`` and ``scores``, as those of :mod:`raypretrain.models.heads`.
+    """
+
+    solvable = True
+
+    @abstractmethod
+    def features(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What the head reads: [rows, width], a row for each text, or for each word."""
+
+    def rows(self, targets: Any) -> Any:
+        """Of the targets of a batch or of all data those that the rows of the features have."""
+        return targets
+
+    def counts(self, data: Encoded) -> np.ndarray:
+        """The rows of each example, int64 [examples]."""
+        return np.ones(len(data), dtype=np.int64)
+
+    @abstractmethod
+    def loss_of(self, scores: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """The mean loss of the rows."""
+
+    @abstractmethod
+    def solve(
+        self, model: nn.Module, vectors: Tensor, data: Encoded, ridge: float, weights: np.ndarray | None
+    ) -> None:
+        """Set the model's head to the best for ``vectors``, the features of all of ``data``, in its order."""
+
+    def warm(self, model: nn.Module, vectors: Callable[[], Tensor]) -> None:  # noqa: B027
+        """What the head needs to know of the training examples' features before it is trained."""
+
+    def loss(self, model: Any, batch: Batch, weights: Tensor | None) -> Tensor:
+        return self.loss_of(model.scores(self.features(model, batch)), self.rows(batch.targets), weights)
+
+    def outputs(self, model: Any, batch: Batch) -> Sequence[np.ndarray]:
+        scores: np.ndarray = model.scores(self.features(model, batch)).float().cpu().numpy()
+        places = np.cumsum(self._counts_of(batch))[:-1]
+        return np.split(scores, places)
+
+    def _counts_of(self, batch: Batch) -> np.ndarray:
+        return np.ones(len(batch.ids), dtype=np.int64)
+
+
+def kind_class(name: str) -> type[Kind]:
+    """The class of a kind.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    path = KINDS.get(name, name)
+    module, sign, attribute = path.partition(":")
+    if not sign:
+        guess = nearest(name, KINDS)
+        raise InputError(
+            f"there is no kind of task '{name}'",
+            where="tasks.kind",
+            fix=f"did you mean '{guess}'?" if guess else f"known: {', '.join(KINDS)}, or MODULE:CLASS of yours",
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"'{name}' cannot be imported ({error})", where="tasks.kind") from None
+    if not (isinstance(found, type) and issubclass(found, Kind)):
+        raise InputError(f"'{name}' is no Kind", where="tasks.kind")
+    return found
+
+
+def column(row: Row, where: str, name: str) -> object:
+    """The value of a column.
+
+    Raises:
+        InputError: the row has none.
+    """
+    if name in row:
+        return row[name]
+    there = ", ".join(f"'{key}'" for key in row) or "none"
+    guess = nearest(name, row)
+    raise InputError(
+        f"there is no column '{name}', there are: {there}",
+        where=where,
+        fix=f"did you mean '{guess}'?" if guess else "name yours with the file's keys, such as text and label",
+    )
+
+
+def text_of(row: Row, where: str, name: str) -> str:
+    """The text of a column.
+
+    Raises:
+        InputError: it is empty or no text.
+    """
+    text = column(row, where, name)
+    if text is None or (isinstance(text, str) and not text.strip()):
+        raise InputError(f"column '{name}': the text is empty", where=where)
+    if not isinstance(text, str):
+        raise InputError(f"column '{name}': {text!r} is no text", where=where)
+    return text
+
+
+def label_of(row: Row, where: str, name: str) -> str:
+    """The label of a column; a number is taken as its digits.
+
+    Raises:
+        InputError: it is empty or no label.
+    """
+    label = column(row, where, name)
+    if isinstance(label, bool | int):
+        label = str(label).lower()
+    if not isinstance(label, str) or not label.strip():
+        raise InputError(
+            f"column '{name}': {label!r} is no label; give a word or a whole number", where=where
+        )
+    return label.strip()
+
+
+def check_known(label: str, labels: Sequence[str], where: str) -> None:
+    """Refuse a label that is not one of ``labels``.
+
+    Raises:
+        InputError: with the nearest one.
+    """
+    if label in labels:
+        return
+    some = ", ".join(f"'{known}'" for known in labels[:8]) + (", …" if len(labels) > 8 else "")
+    guess = nearest(label, labels)
+    raise InputError(
+        f"the label '{label}' is not among those to learn ({some})",
+        where=where,
+        fix=f"did you mean '{guess}'?" if guess else None,
+    )
+
+
+def balanced(counts: np.ndarray) -> np.ndarray:
+    """Weights, fp32, with which each class weighs the same in sum, their mean over the examples being 1."""
+    present = counts > 0
+    weights = np.zeros(len(counts), dtype=np.float32)
+    weights[present] = counts.sum() / (present.sum() * counts[present])
+    return weights

@@ -1,0 +1,202 @@
+"""``tag``: each word of a sentence has a tag, as names have in IOB2, or parts of speech."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raypretrain.errors import InputError
+from raypretrain.finetuning.conll import check_iob2, entity_scores
+from raypretrain.finetuning.encode import NO_TARGET, Encoded, Encoder, flat, starts_of
+from raypretrain.finetuning.head import solve_classes
+from raypretrain.finetuning.kinds.classify import labels_to_learn
+from raypretrain.finetuning.kinds.kind import Batch, Details, Row, Solvable, balanced, check_known, column
+from raypretrain.finetuning.labelled import Example, LabelledFile
+from raypretrain.finetuning.scores import class_losses, confusion, macro_f1, per_label
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from raypretrain.finetuning.tasks import TaskConfig
+    from raypretrain.models.families import LanguageModel
+    from raypretrain.models.releasing import Special
+
+
+@dataclass(frozen=True)
+class Tag(Solvable):
+    """A tag of each word; the loss is the mean cross-entropy of the words.
+
+    A word's tag is that of its first token or, as a decoder has seen the word only there, of its last. Words that do
+    not fit into the length have no tag.
+
+    Args:
+        iob2: the tags are names' as in IOB2, and what counts is whole names.
+        last: the tag is at the last token of a word.
+        between: what parts words.
+    """
+
+    labels: tuple[str, ...]
+    iob2: bool
+    last: bool = False
+    between: str = " "
+    columns = ("words", "tags")
+    metrics = {"f1": True, "accuracy": True, "loss": False}
+
+    @classmethod
+    def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:
+        words, tags = (_strings(row, where, name) for name in (file.text, file.label))
+        if len(words) != len(tags):
+            raise InputError(f"{len(words)} words have {len(tags)} tags", where=where)
+        return Example(" ".join(words), tags, where, words)
+
+    @classmethod
+    def fit(cls, config: TaskConfig, train: Sequence[Example]) -> Tag:
+        labels = labels_to_learn(config, [tag for example in train for tag in example.label], train)
+        names = all(tag == "O" or tag[:2] in ("B-", "I-") for tag in labels)
+        kind = cls(labels, names and any(tag.startswith("B-") for tag in labels), between=config.between)
+        kind.check(train, config.train.path)
+        return kind
+
+    def check(self, examples: Sequence[Example], path: str) -> None:
+        for example in examples:
+            for tag in example.label:
+                check_known(tag, self.labels, example.where or path)
+            problem = check_iob2(example.label) if self.iob2 else None
+            if problem:
+                raise InputError(problem, where=example.where or path)
+
+    def encode(self, examples: Sequence[Example], encoder: Encoder) -> Encoded:
+        texts = [self.between.join(example.parts) for example in examples]
+        ids, targets = [], []
+        places = {label: i for i, label in enumerate(self.labels)}
+        for example, encoding in zip(examples, encoder.aligned(texts), strict=True):
+            at = token_of_words(encoding.offsets, example.parts, len(self.between), self.last)
+            row = np.full(len(encoding.ids), NO_TARGET)
+            for place, tag in zip(at, example.label, strict=True):
+                if place is not None:
+                    row[place] = places[tag]
+            ids.append(encoding.ids)
+            targets.append(row)
+        starts = starts_of([len(row) for row in ids])
+        return Encoded(flat(ids), starts, flat(targets, np.int64), of_tokens=True)
+
+    def model(self, network: LanguageModel, pooling: str | None) -> nn.Module:
+        from raypretrain.models.heads import TokenClassifier
+
+        return TokenClassifier(network, len(self.labels))
+
+    def class_weights(self, data: Encoded) -> np.ndarray:
+        return balanced(np.bincount(data.targets[data.targets != NO_TARGET], minlength=len(self.labels)))
+
+    def features(self, model: Any, batch: Batch) -> Tensor:
+        from raypretrain.models.heads import starts_of as row_starts
+
+        read = model.features(batch.ids, row_starts(batch.lengths, batch.ids.shape[1]))
+        wanted: Tensor = read[batch.targets != NO_TARGET]
+        return wanted
+
+    def rows(self, targets: Any) -> Any:
+        return targets[targets != NO_TARGET]
+
+    def counts(self, data: Encoded) -> np.ndarray:
+        counted = np.concatenate([[0], np.cumsum(data.targets != NO_TARGET)])
+        return counted[data.starts[1:]] - counted[data.starts[:-1]]
+
+    def _counts_of(self, batch: Batch) -> np.ndarray:
+        found: np.ndarray = (batch.targets != NO_TARGET).sum(dim=1).cpu().numpy()
+        return found
+
+    def loss_of(self, scores: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        from torch.nn import functional as F
+
+        return F.cross_entropy(scores, targets, weights)
+
+    def solve(
+        self, model: Any, vectors: Tensor, data: Encoded, ridge: float, weights: np.ndarray | None
+    ) -> None:
+        import torch
+
+        classes = data.targets[data.targets != NO_TARGET]
+        wide = torch.cat([vectors, torch.ones(len(vectors), 1)], dim=1)
+        found = solve_classes(wide, classes, len(self.labels), ridge, weights)
+        model.score.weight.data.copy_(found[:, :-1])
+        model.score.bias.data.copy_(found[:, -1])
+
+    def scores(self, outputs: Sequence[np.ndarray], data: Encoded) -> dict[str, float]:
+        logits, true = np.concatenate(outputs), data.targets[data.targets != NO_TARGET]
+        predicted = logits.argmax(axis=1)
+        found = {
+            "accuracy": float((predicted == true).mean()),
+            "loss": float(class_losses(logits, true).mean()),
+        }
+        if not self.iob2:
+            return {"f1": macro_f1(predicted, true)} | found
+        whole = entity_scores(*self._tags(outputs, data))
+        return {name: whole[name] for name in ("f1", "precision", "recall")} | found
+
+    def details(self, outputs: Sequence[np.ndarray], data: Encoded) -> Details:
+        truth, predicted = self._tags(outputs, data)
+        losses = []
+        for logits, tags in zip(outputs, truth, strict=True):
+            own = np.array([self.labels.index(tag) for tag in tags], dtype=np.int64)
+            losses.append(float(class_losses(logits, own).sum()) if len(own) else 0.0)
+        counts = confusion(
+            np.array([self.labels.index(tag) for row in truth for tag in row], dtype=np.int64),
+            np.array([self.labels.index(tag) for row in predicted for tag in row], dtype=np.int64),
+            len(self.labels),
+        )
+        rows = (
+            entity_scores(truth, predicted)["types"]
+            if self.iob2
+            else per_label(self.labels, counts)
+        )
+        as_text = [" ".join(row) for row in truth], [" ".join(row) for row in predicted]
+        return Details(*as_text, np.array(losses), (self.labels, counts), rows)
+
+    def _tags(self, outputs: Sequence[np.ndarray], data: Encoded) -> tuple[list[list[str]], list[list[str]]]:
+        """The true and the predicted tags of each sentence."""
+        truth, predicted = [], []
+        for i, logits in enumerate(outputs):
+            own = data.targets[data.starts[i] : data.starts[i + 1]]
+            truth.append([self.labels[place] for place in own[own != NO_TARGET]])
+            predicted.append([self.labels[place] for place in logits.argmax(axis=1)])
+        return truth, predicted
+
+    def release(self, model: Any, folder: Path, special: Special) -> None:
+        from raypretrain.models.releasing import save_token_classifier
+
+        save_token_classifier(model, folder, self.labels, special)
+
+
+def token_of_words(
+    offsets: Sequence[tuple[int, int]], words: Sequence[str], gap: int, last: bool
+) -> list[int | None]:
+    """The token at which each word has its tag; None for a word that is cut off.
+
+    Args:
+        offsets: of each token its first character and the one after its last; both alike for special tokens.
+        gap: characters between two words.
+        last: the last token of a word, and not the first.
+    """
+    begins = np.cumsum([0] + [len(word) + gap for word in words])
+    found: list[int | None] = [None] * len(words)
+    for i, (start, stop) in enumerate(offsets):
+        if stop > start:
+            # A token may begin with the space before its word: its last character says which word it is of.
+            word = int(np.searchsorted(begins, stop - 1, side="right")) - 1
+            if word < len(words) and (last or found[word] is None):
+                found[word] = i
+    return found
+
+
+def _strings(row: Row, where: str, name: str) -> tuple[str, ...]:
+    values = column(row, where, name)
+    if isinstance(values, str):
+        values = values.split()
+    if not isinstance(values, list | tuple) or not values:
+        raise InputError(f"column '{name}': {values!r} is no list of words", where=where)
+    return tuple(str(value) for value in values)
