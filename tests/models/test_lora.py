@@ -1,4 +1,4 @@
-"""Low-rank adapters: on every family, what they compute, what they train, and as ``peft`` reads them."""
+"""Low-rank adapters: on every family, what they compute and what they train."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from adapters import KINDS, LAYERS, SHAPES, adapted, apart, learned, random, some_ids
 from torch.nn import functional as F
 from uneven import spread
 
 from raypretrain.config import validate
 from raypretrain.errors import InputError, RecipeError
 from raypretrain.models import linear as linear_module
-from raypretrain.models.config import ModelConfig
-from raypretrain.models.families import LanguageModel, build
-from raypretrain.models.huggingface import save_language_model
+from raypretrain.models.families import build
 from raypretrain.models.linear import Linear
 from raypretrain.models.lora import (
     AdaptedLinear,
@@ -26,18 +23,7 @@ from raypretrain.models.lora import (
     merged_state,
 )
 from raypretrain.models.lora_config import LoraConfig
-from raypretrain.models.lora_files import save_peft
-from raypretrain.models.shape import ModelShape
 
-PAD, VOCABULARY, LAYERS = 3, 300, 2
-SIZES = {"width": 64, "layers": LAYERS, "heads": 4, "feed_forward": 96}
-SHAPES = {
-    "llama": ModelConfig(preset="llama-1m", key_value_heads=2, tied=False, **SIZES).shape(VOCABULARY, 80),
-    **{
-        name: ModelConfig(preset=f"{name}-1m", **SIZES).shape(VOCABULARY, 80)
-        for name in ("gpt2", "bert", "modernbert", "esm2")
-    },
-}
 PLAIN = [(64, 64)] * 4, [(64, 96), (96, 64)]
 SIDES = {
     "llama": ([(64, 64), (64, 32), (64, 32), (64, 64)], [(64, 96), (64, 96), (96, 64)]),
@@ -47,11 +33,6 @@ SIDES = {
     "esm2": PLAIN,
 }
 """Inputs and outputs of the matrices of a layer: of attention, and of the feed-forward block."""
-KINDS = {
-    "lora": LoraConfig(rank=4, alpha=6),
-    "rank-stabilised": LoraConfig(rank=4, alpha=2.5, rank_stabilised=True),
-    "dora": LoraConfig(rank=4, alpha=6, dora=True),
-}
 
 
 @pytest.fixture(params=SHAPES)
@@ -62,34 +43,6 @@ def family(request) -> str:
 @pytest.fixture(params=KINDS)
 def config(request) -> LoraConfig:
     return KINDS[request.param]
-
-
-def random(*sizes: int, seed: int = 0) -> Tensor:
-    return torch.randn(sizes, generator=torch.Generator().manual_seed(seed))
-
-
-def some_ids() -> Tensor:
-    """[3, 40]; without the padding, which transformers' ESM-2 hides."""
-    return torch.randint(PAD + 1, VOCABULARY, (3, 40), generator=torch.Generator().manual_seed(2))
-
-
-def learned(network: LanguageModel) -> LanguageModel:
-    """With adapters as far from their beginning as training would bring them, and further."""
-    for seed, (name, weight) in enumerate(adapter_state(network).items()):
-        noise = random(*weight.shape, seed=seed)
-        weight.mul_(1 + 0.3 * noise) if name.endswith("magnitude") else weight.copy_(0.2 * noise)
-    return network
-
-
-def adapted(shape: ModelShape, config: LoraConfig) -> LanguageModel:
-    network = spread(build(shape))
-    add_adapters(network, config, seed=0)
-    return learned(network)
-
-
-def apart(one: Tensor, other: Tensor) -> float:
-    """The largest difference, against the largest entry."""
-    return ((one - other).abs().max() / other.abs().max()).item()
 
 
 def test_at_first_the_network_computes_what_it_did(family, config):
@@ -271,59 +224,3 @@ def test_a_bad_config_is_refused_in_one_line(values):
         validate(values, LoraConfig, folder=Path("."), where="r.yaml")
     assert next(iter(values)) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def saved(folder: Path, network: LanguageModel, config: LoraConfig, **options) -> None:
-    """The base in ``folder/base``, its adapters in ``folder/adapters``."""
-    shape = network.shape
-    base = spread(build(shape)).state_dict()
-    save_language_model(base, shape, folder / "base", bos=1, eos=2, pad=PAD)
-    save_peft(adapter_state(network), shape, config, folder / "adapters", str(folder / "base"), **options)
-
-
-def loaded_by_peft(folder: Path, kind: str, **options):
-    """The base by a class of transformers, with the adapters by peft."""
-    peft = pytest.importorskip("peft")
-    import transformers
-
-    base = getattr(transformers, kind).from_pretrained(folder / "base", **options)
-    return peft.PeftModel.from_pretrained(base, folder / "adapters").eval()
-
-
-def auto_class(shape: ModelShape) -> str:
-    return "AutoModelForCausalLM" if shape.objective == "causal" else "AutoModelForMaskedLM"
-
-
-def test_peft_computes_the_same_from_our_files(family, config, tmp_path):
-    network = adapted(SHAPES[family], config)
-    saved(tmp_path, network, config)
-    theirs = loaded_by_peft(tmp_path, auto_class(network.shape))
-    with torch.no_grad():
-        assert apart(network(some_ids()), theirs(some_ids()).logits) < 1e-5
-    expected = "CAUSAL_LM" if network.shape.objective == "causal" else None
-    assert theirs.peft_config["default"].task_type == expected
-
-
-@pytest.mark.parametrize("targets", ["all", "attention", "feed_forward"])
-def test_peft_would_write_the_same_tensors(family, targets, tmp_path):
-    config = LoraConfig(rank=4, targets=targets, dora=True)
-    saved(tmp_path, adapted(SHAPES[family], config), config)
-    theirs = loaded_by_peft(tmp_path, auto_class(SHAPES[family]))
-    theirs.save_pretrained(tmp_path / "again")
-    ours, again = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("adapters", "again"))
-    assert ours.keys() == again.keys()
-    assert all(torch.equal(tensor, again[name]) for name, tensor in ours.items())
-
-
-def test_a_trained_head_is_loaded_with_the_adapters(tmp_path):
-    config, network = KINDS["dora"], adapted(SHAPES["bert"], KINDS["dora"])
-    head = {
-        "bert.pooler": {"dense.weight": 0.2 * random(64, 64), "dense.bias": random(64, seed=1)},
-        "classifier": {"weight": random(5, 64, seed=2), "bias": random(5, seed=3)},
-    }
-    saved(tmp_path, network, config, task_type="SEQ_CLS", head=head)
-    theirs = loaded_by_peft(tmp_path, "AutoModelForSequenceClassification", num_labels=5)
-    with torch.no_grad():
-        pooled = F.linear(network.hidden(some_ids())[:, 0], *head["bert.pooler"].values()).tanh()
-        scores = F.linear(pooled, *head["classifier"].values())
-        assert apart(scores, theirs(some_ids()).logits) < 1e-5
