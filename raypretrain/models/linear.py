@@ -52,7 +52,8 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        # A frozen matrix needs no x, which would stay in memory for nothing.
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return _onednn(x, weight, bias)
 
     @staticmethod

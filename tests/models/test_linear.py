@@ -78,6 +78,13 @@ def test_only_what_is_asked_for_gets_a_gradient(onednn):
     assert layer.weight.grad is None
 
 
+def test_the_rows_are_not_kept_for_a_frozen_matrix(onednn):
+    layer, x = Linear(40, 50), _random(64, 40).requires_grad_()
+    assert layer(x).grad_fn.saved_tensors[0] is not None
+    layer.weight.requires_grad_(False)
+    assert layer(x).grad_fn.saved_tensors[0] is None
+
+
 def test_a_few_rows_and_other_dtypes_are_torchs_own(onednn):
     layer = Linear(40, 50)
     assert type(layer(_random(31, 40)).grad_fn).__name__ != BACKWARD
