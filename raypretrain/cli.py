@@ -414,7 +414,7 @@ def finetune(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = Fals
       raypretrain finetune jobs/finetune-sentiment.yaml --set base.path=runs/pretrain-small/model
     """
     from raypretrain.config import load_recipe
-    from raypretrain.console import SearchView, print_finetuned
+    from raypretrain.tuneview import SearchView, print_finetuned
     from raypretrain.finetuning.finetune import finetune as run
     from raypretrain.finetuning.recipe import FinetuneRecipe
 
@@ -435,7 +435,7 @@ def search(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False)
       raypretrain search jobs/search-sentiment.yaml --set base.path=runs/pretrain-small/model
     """
     from raypretrain.config import load_recipe
-    from raypretrain.console import SearchView, print_search
+    from raypretrain.tuneview import SearchView, print_search
     from raypretrain.finetuning.recipe import FinetuneRecipe
     from raypretrain.finetuning.search import search as run
     from raypretrain.training.cluster import connect

@@ -22,7 +22,6 @@ from rich.text import Text
 from raypretrain.statusview import bits, goodput_line
 
 if TYPE_CHECKING:
-    from raypretrain.finetuning.search import SearchResult
     from raypretrain.training.pretrain import Outcome
 
 LINE_SECONDS = 15.0
@@ -33,7 +32,7 @@ out = Console(highlight=False, markup=False)
 progress_out = Console(stderr=True, highlight=False, markup=False)
 
 
-class _View:
+class View:
     """A progress bar on a terminal, now and then a line elsewhere; both on stderr, so that stdout stays for results."""
 
     def __init__(self) -> None:
@@ -77,7 +76,7 @@ class _View:
             self.say(f"{name} {done:,.0f}/{total:,.0f}  {figures}")
 
 
-class PretrainView(_View):
+class PretrainView(View):
     """The progress of a pretraining run."""
 
     def __init__(self) -> None:
@@ -134,7 +133,7 @@ class PretrainView(_View):
         self.advance("step", row["step"], self._steps, figures)
 
 
-class CopyView(_View):
+class CopyView(View):
     """The progress of what is done with a corpus."""
 
     def watch(self, event: dict[str, Any]) -> None:
@@ -144,26 +143,6 @@ class CopyView(_View):
         if "sequences" in event:
             figures = f"{event['tokens_per_second']:,.0f} tokens/s"
             self.advance("sequence", event["sequences"], event["of"], figures)
-
-
-class SearchView(_View):
-    """The progress of fine-tuning trials."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._trials = self._done = 0
-
-    def watch(self, event: dict[str, Any]) -> None:
-        """To be given to the functions of :mod:`raypretrain.finetuning`."""
-        kind = event.get("event")
-        if kind == "plan":
-            self._trials, self._done = event["trials"], event["done"]
-            self.say(f"{self._trials} trials, {self._done} of them done before")
-        elif kind == "trial":
-            self._done += 1
-            if event.get("status") == "failed":
-                self.say(f"trial {event['trial']} failed: {event.get('error', 'see its folder')}")
-            self.advance("trial", self._done, self._trials, str(event.get("status", "")))
 
 
 def print_dry_run(resolved: dict[str, Any]) -> None:
@@ -249,28 +228,6 @@ def print_outcome(outcome: Outcome) -> None:
     lines.append(f"model: {result['model']}")
     for line in lines:
         out.print(line, soft_wrap=True)
-
-
-def print_finetuned(result: dict[str, Any]) -> None:
-    """What fine-tuning came to, task by task."""
-    for name, row in result["tasks"].items():
-        score = row.get("test_accuracy", row.get("validation_accuracy"))
-        out.print(
-            f"{name}: accuracy {score:.4f}, {row['seconds']:.1f} s, model: {row['model']}", soft_wrap=True
-        )
-
-
-def print_search(result: SearchResult) -> None:
-    """The comparison that a search ends with, and the best of each task."""
-    columns = list(dict.fromkeys(key for row in result.comparison for key in row))
-    table = Table(*columns)
-    for row in result.comparison:
-        table.add_row(
-            *(f"{row[c]:.4f}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns)
-        )
-    out.print(table)
-    for task, row in result.best.items():
-        out.print(f"best for {task}: {row['trial']}, model: {row['model']}", soft_wrap=True)
 
 
 if not sys.stdout.isatty():

@@ -17,6 +17,7 @@ ORDER = [
     "cli",
     "demo",
     "evaluationview",
+    "tuneview",
     "console",
     "statusview",
     "finetuning",

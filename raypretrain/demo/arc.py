@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,15 @@ from typing import Any
 from rich.table import Table
 
 from raypretrain.config import validate
-from raypretrain.console import PretrainView, SearchView, out, progress_out
+from raypretrain.console import PretrainView, out, progress_out
 from raypretrain.demo.reviews import DemoData, write_demo_data
 from raypretrain.finetuning.recipe import FinetuneRecipe
-from raypretrain.finetuning.rival import rival
 from raypretrain.finetuning.search import SearchResult, search
-from raypretrain.finetuning.tasks import load_task
 from raypretrain.storage import write_atomic
 from raypretrain.training.cluster import connect
 from raypretrain.training.pretrain import Outcome, pretrain
 from raypretrain.training.recipe import PretrainRecipe
+from raypretrain.tuneview import SearchView
 
 SEEDS = [0, 1, 2]
 PROMPTS = ("This film is", "The acting was")
@@ -59,12 +57,9 @@ def demo(folder: Path, quick: bool = False) -> dict[str, Any]:
     recipe = finetune_recipe(folder, data, quick)
     with SearchView() as view:
         found = search(recipe, view.watch, connect=lambda: connect(None))
-    _say("the cheap rival: TF-IDF and logistic regression on the same labels")
-    task = load_task(recipe.tasks[0])
-    rivals = [rival(task, seed) for seed in (SEEDS[:1] if quick else SEEDS)]
     seconds["fine-tuning"] = time.perf_counter() - begun - sum(seconds.values())
 
-    result = _result(folder, outcome, samples, found, rivals, seconds)
+    result = _result(folder, outcome, samples, found, seconds)
     write_atomic(folder / "result.json", json.dumps(result, indent=1, default=str))
     _print(result)
     return result
@@ -160,19 +155,18 @@ def _result(
     outcome: Outcome,
     samples: list[str],
     found: SearchResult,
-    rivals: list[dict[str, Any]],
     seconds: dict[str, float],
 ) -> dict[str, Any]:
-    accuracy = [row["accuracy"] for row in rivals]
+    cheap = found.tasks["sentiment"]["rival"]
     return {
         "pretraining": outcome.result,
         "samples": samples,
         "transfer": found.comparison,
         "rival": {
-            "accuracy": statistics.mean(accuracy),
-            "spread": statistics.stdev(accuracy) if len(accuracy) > 1 else None,
-            "seeds": len(accuracy),
-            "seconds": statistics.mean(row["seconds"] for row in rivals),
+            "score": cheap["accuracy"],
+            "spread": cheap["spread"].get("accuracy"),
+            "seeds": cheap["seeds"],
+            "seconds": cheap["seconds"],
         },
         "trials": len(found.rows),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
@@ -181,6 +175,7 @@ def _result(
             "run": outcome.folder,
             "model": outcome.result["model"],
             "trials": found.paths["table"],
+            "report": found.paths["report"],
             "classifier": found.best["sentiment"]["model"],
             "this table": folder / "result.json",
         },
@@ -218,7 +213,7 @@ def _accuracy(row: dict[str, Any] | None) -> str:
     if row is None:
         return "–"
     spread = f" ± {row['spread']:.3f}" if row.get("spread") is not None else ""
-    return f"{row['accuracy']:.3f}{spread}"
+    return f"{row['score']:.3f}{spread}"
 
 
 def _title(text: str) -> None:

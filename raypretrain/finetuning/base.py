@@ -12,6 +12,7 @@ import numpy as np
 
 from raypretrain.config import Config, Location
 from raypretrain.errors import InputError, RecipeError
+from raypretrain.finetuning.encode import Encoder
 from raypretrain.models.config import read_json_object, read_shape
 from raypretrain.models.shape import ModelShape
 from raypretrain.storage import sha256_file
@@ -56,6 +57,10 @@ class BaseModel:
     def tokenizer(self) -> Path:
         """The file that the ``tokenizers`` library reads."""
         return self.folder / "tokenizer.json"
+
+    def encoder(self, length: int) -> Encoder:
+        """Its tokenizer, which cuts texts after ``length`` tokens."""
+        return Encoder(self.tokenizer, length, self.shape.objective == "causal")
 
     def fingerprint(self) -> str:
         """sha256 over the weights, the config and the tokenizer."""

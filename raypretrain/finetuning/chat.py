@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raypretrain.errors import InputError
+from raypretrain.finetuning.messages import Message
 
 if TYPE_CHECKING:
     from raypretrain.finetuning.encode import Encoder
-
-Message = dict[str, str]
-"""``role`` (system, user or assistant) and ``content``."""
 
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"

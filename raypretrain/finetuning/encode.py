@@ -115,12 +115,17 @@ class TaskTokens:
 
 
 class Encoder:
-    """A base model's tokenizer, as ``transformers.AutoTokenizer`` applies it, special tokens included."""
+    """A base model's tokenizer, as ``transformers.AutoTokenizer`` applies it, special tokens included.
 
-    def __init__(self, tokenizer: Path, length: int) -> None:
+    Args:
+        length: texts are cut after so many tokens.
+        causal: the model is a decoder, which has seen a word at its last token only.
+    """
+
+    def __init__(self, tokenizer: Path, length: int, causal: bool = True) -> None:
         from tokenizers import Tokenizer
 
-        self.length = length
+        self.length, self.causal = length, causal
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         settings = tokenizer.with_name("tokenizer_config.json")
         self.settings = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
@@ -158,10 +163,7 @@ class Encoder:
 
     def _parts_pairs(self) -> bool:
         """Whether the tokenizer puts a mark between the two texts of a pair; decoders' put none."""
-        whole = self._tokenizer.encode("a", "b")
-        between = [m for m, t in zip(whole.special_tokens_mask, whole.type_ids, strict=True)]
-        inner = between[1:-1] if len(between) > 2 else []
-        return any(inner)
+        return any(self._tokenizer.encode("a", "b").special_tokens_mask[1:-1])
 
 
 def joined(pair: tuple[str, str]) -> str:
@@ -174,9 +176,8 @@ def flat(rows: Sequence[Sequence[int]], dtype: Any = np.int32) -> np.ndarray:
     return np.fromiter((value for row in rows for value in row), dtype=dtype)
 
 
-def encode_task(task: Task, tokenizer: Path, length: int, seeds: Sequence[int]) -> TaskTokens:
+def encode_task(task: Task, encoder: Encoder, seeds: Sequence[int]) -> TaskTokens:
     """Tokenize what the trials with these ``seeds`` need: examples that none of them drew are left out."""
-    encoder = Encoder(tokenizer, length)
     draws = {seed: task.draw(seed) for seed in sorted(set(seeds))}
     needed = np.unique(np.concatenate(list(draws.values())))
     judged = task.test or task.validation

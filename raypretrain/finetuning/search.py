@@ -52,13 +52,15 @@ class SearchResult:
         rows: one flat row a trial: trial, task, status, ``adapt.*``, numbers.
         best: task → its best trial's row, with ``model``: the released folder.
         comparison: per task, way and initialisation, at their best settings: mean and spread over seeds.
-        paths: ``results`` (JSON), ``table`` (Parquet).
+        tasks: of each task its kind, metric, labels, numbers of examples, and the cheap ``rival``'s numbers.
+        paths: ``results`` (JSON), ``table`` (Parquet), ``report`` (HTML).
         seconds: of the whole search.
     """
 
     rows: list[Row]
     best: dict[str, Row]
     comparison: list[Row]
+    tasks: dict[str, dict[str, Any]]
     paths: dict[str, str]
     seconds: float
 
@@ -92,13 +94,14 @@ def search(
     rows = rows_of(work)
     best = _released(work, start, rows)
     comparison = compare(rows, work.goals)
+    described = work.described(with_rivals=recipe.search.rival)
     seconds = round(time.perf_counter() - began, 3)
-    summary = {"seconds": seconds, "best": best, "comparison": comparison, "tasks": work.described()}
+    summary = {"seconds": seconds, "best": best, "comparison": comparison, "tasks": described}
     paths = write_results(work.folder, rows, summary)
     if not whole:
         raise KeyboardInterrupt
     refuse_if_all_failed(work, rows)
-    return SearchResult(rows, best, comparison, paths, seconds)
+    return SearchResult(rows, best, comparison, described, paths, seconds)
 
 
 def _released(work: Work, start: Start, rows: list[Row]) -> dict[str, Row]:

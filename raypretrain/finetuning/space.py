@@ -65,6 +65,7 @@ class SearchConfig(Config):
         trials: samples for each combination of the grids (more than 1 is of use only with a drawn axis).
         scheduler: ``asha`` stops the ``full`` trials that do badly early. Only trials of the same task, way
             and initialisation are compared with each other, so that a comparison between those stays fair.
+        rival: measure TF-IDF with a linear model on the same examples, too.
         concurrency: how many trials run at once; ``auto`` is as many as the cluster has room for.
     """
 
@@ -72,6 +73,7 @@ class SearchConfig(Config):
     space: dict[str, Axis] = Field(default_factory=dict)
     trials: Count = Field(default=1, gt=0)
     scheduler: Literal["asha", "none"] = "none"
+    rival: bool = True
     concurrency: Count | Literal["auto"] = "auto"
 
     @field_validator("space")

@@ -12,7 +12,8 @@ from pydantic import Field
 from raypretrain.config import Config, Count
 from raypretrain.errors import InputError
 from raypretrain.finetuning.kinds.kind import Kind, kind_class
-from raypretrain.finetuning.labelled import Example, LabelledFile, read_rows
+from raypretrain.finetuning.labelled import Example
+from raypretrain.finetuning.rows import LabelledFile, read_rows
 
 
 class TaskConfig(Config):
@@ -95,7 +96,7 @@ def load_task(config: TaskConfig) -> Task:
     kind = sort.fit(config, train)
     for file, split in ((config.test, test), (config.validation, validation)):
         if file is not None:
-            kind.check(split, file.path)
+            kind.check(split, file)
             train = _without_overlap(config, train, split, file)
     if config.validation is None:
         train, validation = _split(config, kind, train)
@@ -108,11 +109,7 @@ def read_examples(kind: type[Kind], file: LabelledFile) -> list[Example]:
     Raises:
         InputError: no file, a broken file, or a row that is no example of this kind.
     """
-    named = file.with_columns(kind.columns)
-    examples = [kind.parse(row, where, named) for where, row in read_rows(named)]
-    if not examples:
-        raise InputError("holds no example", where=file.path)
-    return examples
+    return [kind.parse(row, where, file) for where, row in read_rows(file)]
 
 
 def stratified(classes: np.ndarray, count: int, seed: int) -> np.ndarray:

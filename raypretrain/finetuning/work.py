@@ -70,7 +70,7 @@ class Work:
         for trial in trials:
             seeds.setdefault((trial.task, trial.length), []).append(trial.adapt.seed)
         return {
-            (name, length): encode_task(self.tasks[name], self.base.tokenizer, length, drawn)
+            (name, length): encode_task(self.tasks[name], self.base.encoder(length), drawn)
             for (name, length), drawn in seeds.items()
         }
 
@@ -95,8 +95,8 @@ class Work:
             found[name] = Goal(metric, task.kind.metrics[metric])
         return found
 
-    def described(self) -> dict[str, dict[str, Any]]:
-        """Of each task, for the report: kind, metric, labels, and how many examples there are."""
+    def described(self, with_rivals: bool = False) -> dict[str, dict[str, Any]]:
+        """Of each task, for the report: kind, metric, labels, how many examples there are, and its cheap rival."""
         return {
             name: {
                 "kind": task.config.kind,
@@ -106,10 +106,23 @@ class Work:
                 "train": task.config.examples or len(task.train),
                 "validation": len(task.validation),
                 "test": len(task.test),
-                "rival": None,
+                "rival": self._rival(task) if with_rivals else None,
             }
             for name, task in self.tasks.items()
         }
+
+    def _rival(self, task: Task) -> dict[str, Any] | None:
+        """Of the seeds that the trials have, kept for the next time."""
+        from raypretrain.finetuning.rival import rivals
+
+        seeds = sorted({trial.adapt.seed for trial in self.trials if trial.task == task.name})
+        key = hashlib.sha256(f"{task.fingerprint} {seeds}".encode()).hexdigest()[:10]
+        path = self.folder / "rivals" / f"{task.name}-{key}.json"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, json.dumps(rivals(task, seeds)) + "\n")
+        found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8"))
+        return found
 
 
 def prepare(recipe: FinetuneRecipe, trials: Sequence[AdaptConfig]) -> Work:
@@ -204,6 +217,8 @@ def rows_of(work: Work) -> list[dict[str, Any]]:
         row |= {f"adapt.{key}": value for key, value in trial.adapt.effective().items()}
         if (folder / "result.json").exists():
             row |= {"status": "finished"} | json.loads((folder / "result.json").read_text())
+            metric = work.goals[trial.task].metric
+            row |= {"metric": metric, "score": row.get(f"test_{metric}", row.get(f"validation_{metric}"))}
         elif (folder / "error.json").exists():
             row |= {"status": "failed", "error": json.loads((folder / "error.json").read_text())["error"]}
         rows.append(row)

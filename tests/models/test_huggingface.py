@@ -10,8 +10,7 @@ from transformers import AutoModelForCausalLM
 from raypretrain.errors import InputError
 from raypretrain.models import huggingface
 from raypretrain.models.config import ModelConfig
-from raypretrain.models.heads import SequenceClassifier
-from raypretrain.models.huggingface import save_classifier, save_language_model
+from raypretrain.models.huggingface import save_language_model
 from raypretrain.models.llama import Llama
 from raypretrain.models.loading import load_base
 
@@ -123,29 +122,3 @@ def test_a_state_that_does_not_fit_is_not_written(model, tmp_path):
     with pytest.raises(InputError, match=r"lacks norm\.weight"):
         save_language_model(state, SHAPE, tmp_path / "new", bos=1, eos=2, pad=3)
     assert not (tmp_path / "new").exists()
-
-
-def test_as_many_labels_as_scores_are_wanted(tmp_path):
-    with pytest.raises(InputError, match="3 labels for 2 scores"):
-        save_classifier(SequenceClassifier(SHAPE, 2), tmp_path, ["a", "b", "c"], pad=3)
-
-
-def test_exporting_a_classifier_leaves_it_as_it_was(tmp_path):
-    classifier = SequenceClassifier(SHAPE, 2, "mean")
-    before = {name: weight.clone() for name, weight in classifier.state_dict().items()}
-    save_classifier(classifier, tmp_path, ["a", "b"], pad=3)
-    after = classifier.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
-
-
-def test_a_base_that_does_not_fit_the_classifier_is_refused(model):
-    classifier = SequenceClassifier(SHAPE, 2)
-    state = model.state_dict()
-    for wrong, message in (
-        (state | {"more": torch.zeros(1)}, "'more' is unknown"),
-        (state | {"norm.weight": torch.zeros(1)}, r"'norm\.weight' has the shape"),
-        ({name: weight for name, weight in state.items() if name != "norm.weight"}, "is missing"),
-    ):
-        with pytest.raises(InputError, match=message):
-            classifier.load_base(wrong)

@@ -12,9 +12,10 @@ import numpy as np
 from raypretrain.errors import InputError
 from raypretrain.finetuning.encode import Encoded
 from raypretrain.finetuning.head import solve_classes
-from raypretrain.finetuning.kinds.kind import Details, Row, balanced, check_known, label_of
+from raypretrain.finetuning.kinds.kind import Details, Row, balanced, check_known
 from raypretrain.finetuning.kinds.text import TextKind
-from raypretrain.finetuning.labelled import Example, LabelledFile
+from raypretrain.finetuning.labelled import Example, label_of
+from raypretrain.finetuning.rows import LabelledFile
 from raypretrain.finetuning.scores import class_losses, confusion, per_label, scores_of
 
 if TYPE_CHECKING:
@@ -34,15 +35,15 @@ class Classify(TextKind):
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:
         text, pair = cls.texts(row, where, file)
-        return Example(text, label_of(row, where, file.label), where, pair)
+        return Example(text, label_of(row, file.label, where), where, pair)
 
     @classmethod
     def fit(cls, config: TaskConfig, train: Sequence[Example]) -> Classify:
         return cls(labels_to_learn(config, [example.label for example in train], train))
 
-    def check(self, examples: Sequence[Example], path: str) -> None:
+    def check(self, examples: Sequence[Example], file: LabelledFile) -> None:
         for example in examples:
-            check_known(example.label, self.labels, example.where or path)
+            check_known(example.label, self.labels, example.where or file.path)
 
     def strata(self, examples: Sequence[Example]) -> np.ndarray:
         return self.targets(examples)

@@ -11,8 +11,9 @@ import numpy as np
 
 from raypretrain.finetuning.encode import Encoded, Encoder, flat, starts_of
 from raypretrain.finetuning.kinds.generate import Whole
-from raypretrain.finetuning.kinds.kind import Batch, Details, Kind, Row, text_of
-from raypretrain.finetuning.labelled import Example, LabelledFile
+from raypretrain.finetuning.kinds.kind import Batch, Details, Kind, Row
+from raypretrain.finetuning.labelled import Example
+from raypretrain.finetuning.rows import LabelledFile, text_of
 from raypretrain.finetuning.scores import class_losses
 
 if TYPE_CHECKING:
@@ -33,12 +34,11 @@ class Embed(Kind):
     The embedding is the mean over the positions, of length 1.
     """
 
-    columns = ("text", "pair")
     metrics = {"recall_at_1": True, "mrr": True, "loss": False}
 
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:
-        pair = text_of(row, where, file.text), text_of(row, where, file.pair or "pair")
+        pair = text_of(row, file.text, where), text_of(row, file.pair or "pair", where)
         return Example("\n".join(pair), None, where, pair)
 
     @classmethod

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raypretrain.errors import InputError
-from raypretrain.finetuning.chat import Chat, Message, as_messages
+from raypretrain.finetuning.chat import Chat
 from raypretrain.finetuning.encode import NO_TARGET, Encoded, Encoder, flat, starts_of
 from raypretrain.finetuning.kinds.kind import Batch, Details, Kind, Row
-from raypretrain.finetuning.labelled import Example, LabelledFile
+from raypretrain.finetuning.labelled import Example
+from raypretrain.finetuning.messages import Message, as_messages
+from raypretrain.finetuning.rows import LabelledFile
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,14 +42,13 @@ class Whole:
 class Generate(Kind):
     """Messages in the usual format; the loss is the mean cross-entropy of the answers' tokens."""
 
-    columns = ("messages",)
     metrics = {"loss": False, "perplexity": False}
     objectives = ("causal",)
     learns_output = True
 
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:
-        messages = as_messages(dict(row), where)
+        messages = as_messages(row, where)
         return Example("\n".join(message["content"] for message in messages), None, where, messages)
 
     @classmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,7 +18,8 @@ import numpy as np
 from raypretrain.config import nearest
 from raypretrain.errors import InputError
 from raypretrain.finetuning.encode import Encoded, Encoder
-from raypretrain.finetuning.labelled import Example, LabelledFile
+from raypretrain.finetuning.labelled import Example
+from raypretrain.finetuning.rows import LabelledFile
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from raypretrain.models.families import LanguageModel
     from raypretrain.models.releasing import Special
 
-Row = Mapping[str, object]
+Row = dict[str, object]
 
 KINDS = {
     "classify": "raypretrain.finetuning.kinds.classify:Classify",
@@ -82,8 +83,6 @@ class Kind(ABC):
     Travels to the processes of the trials: small and picklable.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("text", "label")
-    """The columns of its files, by their usual names."""
     metrics: ClassVar[dict[str, bool]]
     """What :meth:`scores` gives and a search may go by → whether more is better; the first is the usual one."""
     objectives: ClassVar[tuple[str, ...]] = ("causal", "masked")
@@ -111,8 +110,11 @@ class Kind(ABC):
             InputError: nothing can be learned from them, e.g. there is one class only.
         """
 
-    def check(self, examples: Sequence[Example], path: str) -> None:  # noqa: B027
+    def check(self, examples: Sequence[Example], file: LabelledFile) -> None:  # noqa: B027
         """Refuse validation or test examples that do not fit the training examples.
+
+        Args:
+            file: that they are of.
 
         Raises:
             InputError: a label that is not among those to learn.
@@ -230,53 +232,6 @@ def kind_class(name: str) -> type[Kind]:
     if not (isinstance(found, type) and issubclass(found, Kind)):
         raise InputError(f"'{name}' is no Kind", where="tasks.kind")
     return found
-
-
-def column(row: Row, where: str, name: str) -> object:
-    """The value of a column.
-
-    Raises:
-        InputError: the row has none.
-    """
-    if name in row:
-        return row[name]
-    there = ", ".join(f"'{key}'" for key in row) or "none"
-    guess = nearest(name, row)
-    raise InputError(
-        f"there is no column '{name}', there are: {there}",
-        where=where,
-        fix=f"did you mean '{guess}'?" if guess else "name yours with the file's keys, such as text and label",
-    )
-
-
-def text_of(row: Row, where: str, name: str) -> str:
-    """The text of a column.
-
-    Raises:
-        InputError: it is empty or no text.
-    """
-    text = column(row, where, name)
-    if text is None or (isinstance(text, str) and not text.strip()):
-        raise InputError(f"column '{name}': the text is empty", where=where)
-    if not isinstance(text, str):
-        raise InputError(f"column '{name}': {text!r} is no text", where=where)
-    return text
-
-
-def label_of(row: Row, where: str, name: str) -> str:
-    """The label of a column; a number is taken as its digits.
-
-    Raises:
-        InputError: it is empty or no label.
-    """
-    label = column(row, where, name)
-    if isinstance(label, bool | int):
-        label = str(label).lower()
-    if not isinstance(label, str) or not label.strip():
-        raise InputError(
-            f"column '{name}': {label!r} is no label; give a word or a whole number", where=where
-        )
-    return label.strip()
 
 
 def check_known(label: str, labels: Sequence[str], where: str) -> None:

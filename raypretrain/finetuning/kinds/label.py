@@ -14,9 +14,10 @@ from raypretrain.errors import InputError
 from raypretrain.finetuning.encode import Encoded
 from raypretrain.finetuning.head import solve_labels
 from raypretrain.finetuning.kinds.classify import labels_to_learn
-from raypretrain.finetuning.kinds.kind import Details, Row, check_known, column
+from raypretrain.finetuning.kinds.kind import Details, Row, check_known
 from raypretrain.finetuning.kinds.text import TextKind
-from raypretrain.finetuning.labelled import Example, LabelledFile
+from raypretrain.finetuning.labelled import Example
+from raypretrain.finetuning.rows import LabelledFile, value_of
 from raypretrain.finetuning.scores import binary_losses, f1_of_counts, label_counts
 
 if TYPE_CHECKING:
@@ -36,16 +37,16 @@ class Label(TextKind):
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:
         text, pair = cls.texts(row, where, file)
-        return Example(text, labels_of(column(row, where, file.label), where, file.label), where, pair)
+        return Example(text, labels_of(value_of(row, file.label, where), where, file.label), where, pair)
 
     @classmethod
     def fit(cls, config: TaskConfig, train: Sequence[Example]) -> Label:
         return cls(labels_to_learn(config, [label for example in train for label in example.label], train))
 
-    def check(self, examples: Sequence[Example], path: str) -> None:
+    def check(self, examples: Sequence[Example], file: LabelledFile) -> None:
         for example in examples:
             for label in example.label:
-                check_known(label, self.labels, example.where or path)
+                check_known(label, self.labels, example.where or file.path)
 
     def targets(self, examples: Sequence[Example]) -> np.ndarray:
         found = np.zeros((len(examples), len(self.labels)), dtype=np.float32)

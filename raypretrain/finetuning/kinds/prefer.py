@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raypretrain.errors import InputError
-from raypretrain.finetuning.chat import Chat, as_preference
+from raypretrain.finetuning.chat import Chat
 from raypretrain.finetuning.encode import NO_TARGET, Encoded, Encoder, flat, starts_of
 from raypretrain.finetuning.kinds.generate import Generate, answer_tokens
 from raypretrain.finetuning.kinds.kind import Batch, Details, Row
-from raypretrain.finetuning.labelled import Example, LabelledFile
+from raypretrain.finetuning.labelled import Example
+from raypretrain.finetuning.messages import as_preference
+from raypretrain.finetuning.rows import LabelledFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,12 +34,12 @@ class Prefer(Generate):
     """
 
     beta: float = 0.1
-    columns = ("prompt", "chosen", "rejected")
     metrics = {"accuracy": True, "margin": True, "loss": False}
 
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:
-        chosen, rejected = as_preference(dict(row), where)
+        found = as_preference(row, where)
+        chosen, rejected = (found["prompt"] + found[way] for way in ("chosen", "rejected"))
         text = "\n".join(message["content"] for message in chosen)
         return Example(text, None, where, (chosen, rejected))
 

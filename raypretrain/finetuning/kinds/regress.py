@@ -13,9 +13,10 @@ import numpy as np
 from raypretrain.errors import InputError
 from raypretrain.finetuning.encode import Encoded
 from raypretrain.finetuning.head import constant_of, solve_numbers
-from raypretrain.finetuning.kinds.kind import Details, Row, column
+from raypretrain.finetuning.kinds.kind import Details, Row
 from raypretrain.finetuning.kinds.text import TextKind
-from raypretrain.finetuning.labelled import Example, LabelledFile
+from raypretrain.finetuning.labelled import Example
+from raypretrain.finetuning.rows import LabelledFile, value_of
 from raypretrain.finetuning.scores import number_scores
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Regress(TextKind):
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:
         text, pair = cls.texts(row, where, file)
-        return Example(text, number_of(column(row, where, file.label), where, file.label), where, pair)
+        return Example(text, number_of(value_of(row, file.label, where), where, file.label), where, pair)
 
     @classmethod
     def fit(cls, config: TaskConfig, train: Sequence[Example]) -> Regress:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raypretrain.errors import InputError
-from raypretrain.finetuning.conll import check_iob2, entity_scores
+from raypretrain.finetuning.conll import as_tagged
+from raypretrain.finetuning.entities import check_iob2, entity_scores
 from raypretrain.finetuning.encode import NO_TARGET, Encoded, Encoder, flat, starts_of
 from raypretrain.finetuning.head import solve_classes
 from raypretrain.finetuning.kinds.classify import labels_to_learn
-from raypretrain.finetuning.kinds.kind import Batch, Details, Row, Solvable, balanced, check_known, column
-from raypretrain.finetuning.labelled import Example, LabelledFile
+from raypretrain.finetuning.kinds.kind import Batch, Details, Row, Solvable, balanced, check_known
+from raypretrain.finetuning.labelled import Example
+from raypretrain.finetuning.rows import LabelledFile, token_place
 from raypretrain.finetuning.scores import class_losses, confusion, macro_f1, per_label
 
 if TYPE_CHECKING:
@@ -35,46 +37,40 @@ class Tag(Solvable):
 
     Args:
         iob2: the tags are names' as in IOB2, and what counts is whole names.
-        last: the tag is at the last token of a word.
         between: what parts words.
     """
 
     labels: tuple[str, ...]
     iob2: bool
-    last: bool = False
     between: str = " "
-    columns = ("words", "tags")
     metrics = {"f1": True, "accuracy": True, "loss": False}
 
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:
-        words, tags = (_strings(row, where, name) for name in (file.text, file.label))
-        if len(words) != len(tags):
-            raise InputError(f"{len(words)} words have {len(tags)} tags", where=where)
-        return Example(" ".join(words), tags, where, words)
+        words, tags = as_tagged(row, where, file.words, file.tags)
+        return Example(" ".join(words), tuple(tags), where, tuple(words))
 
     @classmethod
     def fit(cls, config: TaskConfig, train: Sequence[Example]) -> Tag:
         labels = labels_to_learn(config, [tag for example in train for tag in example.label], train)
-        names = all(tag == "O" or tag[:2] in ("B-", "I-") for tag in labels)
-        kind = cls(labels, names and any(tag.startswith("B-") for tag in labels), between=config.between)
-        kind.check(train, config.train.path)
+        kind = cls(labels, any(tag.startswith("B-") for tag in labels), between=config.between)
+        kind.check(train, config.train)
         return kind
 
-    def check(self, examples: Sequence[Example], path: str) -> None:
+    def check(self, examples: Sequence[Example], file: LabelledFile) -> None:
         for example in examples:
-            for tag in example.label:
-                check_known(tag, self.labels, example.where or path)
-            problem = check_iob2(example.label) if self.iob2 else None
-            if problem:
-                raise InputError(problem, where=example.where or path)
+            for i, tag in enumerate(example.label):
+                check_known(tag, self.labels, token_place(file, example.where, i))
+            flaw = check_iob2(example.label) if self.iob2 else None
+            if flaw:
+                raise InputError(flaw.what, where=token_place(file, example.where, flaw.token))
 
     def encode(self, examples: Sequence[Example], encoder: Encoder) -> Encoded:
         texts = [self.between.join(example.parts) for example in examples]
         ids, targets = [], []
         places = {label: i for i, label in enumerate(self.labels)}
         for example, encoding in zip(examples, encoder.aligned(texts), strict=True):
-            at = token_of_words(encoding.offsets, example.parts, len(self.between), self.last)
+            at = token_of_words(encoding.offsets, example.parts, len(self.between), encoder.causal)
             row = np.full(len(encoding.ids), NO_TARGET)
             for place, tag in zip(at, example.label, strict=True):
                 if place is not None:
@@ -150,7 +146,7 @@ class Tag(Solvable):
             len(self.labels),
         )
         rows = (
-            entity_scores(truth, predicted)["types"]
+            entity_scores(truth, predicted)["per_type"]
             if self.iob2
             else per_label(self.labels, counts)
         )
@@ -191,12 +187,3 @@ def token_of_words(
             if word < len(words) and (last or found[word] is None):
                 found[word] = i
     return found
-
-
-def _strings(row: Row, where: str, name: str) -> tuple[str, ...]:
-    values = column(row, where, name)
-    if isinstance(values, str):
-        values = values.split()
-    if not isinstance(values, list | tuple) or not values:
-        raise InputError(f"column '{name}': {values!r} is no list of words", where=where)
-    return tuple(str(value) for value in values)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raypretrain.finetuning.encode import Encoded, Encoder, flat, starts_of
-from raypretrain.finetuning.kinds.kind import Batch, Row, Solvable, text_of
-from raypretrain.finetuning.labelled import Example, LabelledFile
+from raypretrain.finetuning.kinds.kind import Batch, Row, Solvable
+from raypretrain.finetuning.labelled import Example
+from raypretrain.finetuning.rows import LabelledFile, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,10 +29,10 @@ class TextKind(Solvable):
     @classmethod
     def texts(cls, row: Row, where: str, file: LabelledFile) -> tuple[str, tuple[str, str] | None]:
         """The text to be shown, and the pair if it is one."""
-        text = text_of(row, where, file.text)
+        text = text_of(row, file.text, where)
         if file.pair is None:
             return text, None
-        pair = text, text_of(row, where, file.pair)
+        pair = text, text_of(row, file.pair, where)
         return "\n".join(pair), pair
 
     def encode(self, examples: Sequence[Example], encoder: Encoder) -> Encoded:
