@@ -40,6 +40,7 @@ class AdaptConfig(Config):
         clip: the gradient's largest norm.
         length: texts are cut after so many tokens; otherwise after 512, or what the base model has positions
             for.
+        examples: how many training examples it takes, drawn by its seed; otherwise as many as the task says.
         seed: of everything random in a trial: the drawn examples, their order, and the weights of
             ``scratch``.
     """
@@ -62,6 +63,7 @@ class AdaptConfig(Config):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     clip: float = Field(default=1.0, gt=0)
     length: Count | None = Field(default=None, gt=1)
+    examples: Count | None = Field(default=None, gt=1)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -93,4 +95,4 @@ class AdaptConfig(Config):
         return {key: value for key, value in values.items() if key not in unused}
 
 
-_LATER = ("layer_decay", "top_layers", "class_weights", "patience")
+_LATER = ("layer_decay", "top_layers", "class_weights", "patience", "examples")

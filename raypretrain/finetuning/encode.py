@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from raypretrain.finetuning.kinds.kind import Kind
     from raypretrain.finetuning.tasks import Task
 
+Draw = tuple[int, int | None]
+"""A trial's seed, and how many examples it takes; None: as many as the task says."""
+
 NO_TARGET = -100
 """The target of a token that has none, as torch's losses want it."""
 
@@ -92,7 +95,7 @@ class TaskTokens:
     """A task at one length: what a trial needs of it.
 
     Args:
-        draws: seed → places in ``train`` of the examples that trials with that seed learn from.
+        draws: seed and number of examples → places in ``train`` of those that such trials learn from.
         texts: of the test set (of the validation set where there is none), for the report.
     """
 
@@ -101,12 +104,12 @@ class TaskTokens:
     train: Encoded
     validation: Encoded
     test: Encoded
-    draws: dict[int, np.ndarray]
+    draws: dict[Draw, np.ndarray]
     texts: list[str] = field(default_factory=list)
 
-    def examples(self, seed: int) -> Encoded:
+    def examples(self, seed: int, count: int | None = None) -> Encoded:
         """The training examples of a trial."""
-        return self.train.take(self.draws[seed])
+        return self.train.take(self.draws[seed, count])
 
     @property
     def judged(self) -> str:
@@ -176,9 +179,9 @@ def flat(rows: Sequence[Sequence[int]], dtype: Any = np.int32) -> np.ndarray:
     return np.fromiter((value for row in rows for value in row), dtype=dtype)
 
 
-def encode_task(task: Task, encoder: Encoder, seeds: Sequence[int]) -> TaskTokens:
-    """Tokenize what the trials with these ``seeds`` need: examples that none of them drew are left out."""
-    draws = {seed: task.draw(seed) for seed in sorted(set(seeds))}
+def encode_task(task: Task, encoder: Encoder, draws_of: Sequence[Draw]) -> TaskTokens:
+    """Tokenize what the trials with these draws need: examples that none of them drew are left out."""
+    draws = {draw: task.draw(*draw) for draw in dict.fromkeys(draws_of)}
     needed = np.unique(np.concatenate(list(draws.values())))
     judged = task.test or task.validation
     return TaskTokens(
@@ -187,7 +190,7 @@ def encode_task(task: Task, encoder: Encoder, seeds: Sequence[int]) -> TaskToken
         train=task.kind.encode([task.train[i] for i in needed], encoder),
         validation=task.kind.encode(task.validation, encoder),
         test=task.kind.encode(task.test, encoder),
-        draws={seed: np.searchsorted(needed, draw) for seed, draw in draws.items()},
+        draws={draw: np.searchsorted(needed, places) for draw, places in draws.items()},
         texts=[example.text for example in judged],
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from raypretrain.config import Config, Location
 from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.base import BaseConfig
-from raypretrain.finetuning.space import SearchConfig, expand
+from raypretrain.finetuning.space import SearchConfig, expand, parted
 from raypretrain.finetuning.tasks import TaskConfig
 
 
@@ -40,6 +42,23 @@ class FinetuneRecipe(Config):
     adapt: AdaptConfig = AdaptConfig()
     search: SearchConfig = SearchConfig()
     compute: TrialCompute = TrialCompute()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _axes_where_they_belong(cls, values: Any) -> Any:
+        """An axis in ``adapt`` is one of the search's space."""
+        if not isinstance(values, dict) or not isinstance(values.get("adapt"), dict):
+            return values
+        adapt, axes = parted(values["adapt"])
+        if not axes:
+            return values
+        search = values.get("search") or {}
+        if not isinstance(search, dict) or not isinstance(space := search.get("space") or {}, dict):
+            return values
+        twice = sorted(axes.keys() & space.keys())
+        if twice:
+            raise ValueError(f"'{twice[0]}' has values in adapt and in search.space; take one of them out")
+        return values | {"adapt": adapt, "search": search | {"space": axes | space}}
 
     @model_validator(mode="after")
     def _consistent(self) -> FinetuneRecipe:

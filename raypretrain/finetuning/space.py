@@ -13,9 +13,17 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from raypretrain.config import Config, Count, nearest
 from raypretrain.errors import RecipeError
 from raypretrain.finetuning.adapt import AdaptConfig
+from raypretrain.models.lora_config import LoraConfig
 
 if TYPE_CHECKING:
     from raypretrain.finetuning.kinds.kind import Kind
+
+
+KEYS = [
+    *AdaptConfig.model_fields,
+    *(f"lora.{name}" for name in LoraConfig.model_fields),
+]
+"""What of ``adapt`` a search can vary."""
 
 
 class Axis(Config):
@@ -61,7 +69,7 @@ class SearchConfig(Config):
     Args:
         metric: what decides, as ``validation_accuracy``: on the validation set, so that the test set stays unseen;
             otherwise the usual one of each task's kind.
-        space: a key of ``adapt`` → its values.
+        space: a key of ``adapt`` → its values; they may as well stand at the key itself.
         trials: samples for each combination of the grids (more than 1 is of use only with a drawn axis).
         scheduler: ``asha`` stops the ``full`` trials that do badly early. Only trials of the same task, way
             and initialisation are compared with each other, so that a comparison between those stays fair.
@@ -80,8 +88,8 @@ class SearchConfig(Config):
     @classmethod
     def _known_keys(cls, space: dict[str, Axis]) -> dict[str, Axis]:
         for key in space:
-            if key not in AdaptConfig.model_fields:
-                guess = nearest(key, AdaptConfig.model_fields)
+            if key not in KEYS:
+                guess = nearest(key, KEYS)
                 hint = f"; did you mean '{guess}'?" if guess else ""
                 raise ValueError(f"'{key}' is no key of adapt{hint}")
         return space
@@ -129,11 +137,34 @@ def expand(adapt: AdaptConfig, search: SearchConfig, seed: int) -> list[AdaptCon
     return list(found.values())
 
 
+def parted(adapt: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What ``adapt`` of a recipe says, and the axes that stand in it: ``learning_rate: {grid: [1e-3, 1e-4]}``."""
+    values: dict[str, Any] = {}
+    axes: dict[str, Any] = {}
+    for key, value in adapt.items():
+        if isinstance(value, dict) and value and set(value) <= set(Axis.model_fields):
+            axes[key] = value
+        elif isinstance(value, dict):
+            own, inside = parted(value)
+            values[key] = own
+            axes |= {f"{key}.{name}": axis for name, axis in inside.items()}
+        else:
+            values[key] = value
+    return values, axes
+
+
 def _changed(adapt: AdaptConfig, values: dict[str, Any]) -> AdaptConfig:
+    whole = adapt.model_dump()
+    for key, value in values.items():
+        *rooms, last = key.split(".")
+        place = whole
+        for room in rooms:
+            place = place[room]
+        place[last] = value
     try:
-        return AdaptConfig.model_validate(adapt.model_dump() | values)
+        return AdaptConfig.model_validate(whole)
     except ValidationError as error:
         detail = error.errors()[0]
-        key = str(detail["loc"][0]) if detail["loc"] else ""
+        key = ".".join(str(part) for part in detail["loc"])
         message = str(detail["msg"]).removeprefix("Value error, ")
         raise ValueError(f"space.{key}: {message} (got {values.get(key)!r})") from None

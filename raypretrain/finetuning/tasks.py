@@ -65,11 +65,30 @@ class Task:
         """Of the task, as in the recipe."""
         return self.config.name
 
-    def draw(self, seed: int) -> np.ndarray:
-        """Places in ``train`` of the examples that the trials with this seed learn from, int64, ascending."""
-        if self.config.examples is None:
+    def draw(self, seed: int, examples: int | None = None) -> np.ndarray:
+        """Places in ``train`` of the examples that the trials with this seed learn from, int64, ascending.
+
+        Args:
+            examples: how many; None: as many as the task says.
+
+        Raises:
+            InputError: there are not so many, or fewer are wanted than there are labels.
+        """
+        wanted = examples or self.config.examples
+        if wanted is None:
             return np.arange(len(self.train))
-        return stratified(self.kind.strata(self.train), self.config.examples, seed)
+        strata = self.kind.strata(self.train)
+        if wanted > len(self.train):
+            raise InputError(
+                f"examples: {wanted}, but there are {len(self.train)} to train on",
+                where=self.config.train.path,
+                fix="set fewer, or leave the key out to take all",
+            )
+        if wanted < len(np.unique(strata)):
+            raise InputError(
+                f"examples: {wanted} is less than one for each of the {len(np.unique(strata))} labels"
+            )
+        return stratified(strata, wanted, seed)
 
     @property
     def fingerprint(self) -> str:
@@ -170,32 +189,9 @@ def _split(config: TaskConfig, kind: Kind, train: list[Example]) -> tuple[list[E
 
 def _sized(task: Task) -> Task:
     """Check ``examples``, apply ``validation_examples``."""
-    wanted, there = task.config.examples, len(task.train)
-    strata = task.kind.strata(task.train)
-    if wanted is not None and wanted > there:
-        raise InputError(
-            f"examples: {wanted}, but there are {there} to train on",
-            where=task.config.train.path,
-            fix="set fewer, or leave the key out to take all",
-        )
-    if wanted is not None and wanted < len(np.unique(strata)):
-        raise InputError(f"examples: {wanted} is less than one for each of the {len(np.unique(strata))} labels")
+    task.draw(seed=0)
     most = task.config.validation_examples
     if most is None or most >= len(task.validation):
         return task
     drawn = stratified(task.kind.strata(task.validation), most, seed=0)
     return replace(task, validation=[task.validation[i] for i in drawn])
-
-
-def check_batch(counts: dict[str, int], batch: int) -> None:
-    """Refuse a batch that the examples of a task cannot fill.
-
-    Raises:
-        InputError: with the task's name and number of examples.
-    """
-    for name, count in counts.items():
-        if count < batch:
-            raise InputError(
-                f"task '{name}' has {count} examples to train on, fewer than a batch of {batch}",
-                fix=f"set adapt.batch to at most {count}, or give more examples",
-            )

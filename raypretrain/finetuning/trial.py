@@ -144,7 +144,7 @@ class _Trial:
 
     def __init__(self, start: Start, task: TaskTokens, adapt: AdaptConfig, cache: FeatureCache) -> None:
         self.task, self.kind, self.adapt, self.pad, self.cache = task, task.kind, adapt, start.pad, cache
-        self.train: Encoded = task.examples(adapt.seed)
+        self.train: Encoded = task.examples(adapt.seed, adapt.examples)
         if adapt.way != "head" and len(self.train) < adapt.batch:
             raise InputError(
                 f"{len(self.train)} examples are fewer than a batch of {adapt.batch}", where=task.name
@@ -203,7 +203,8 @@ class _Trial:
         kind, data, adapt = self.kind, self.splits[split], self.adapt
         assert isinstance(kind, Solvable)
         random = adapt.seed if adapt.init == "scratch" or split == "train" else None
-        key = (self.task.name, split, adapt.length, adapt.pooling, adapt.init, random)
+        drawn = adapt.examples if split == "train" else None
+        key = (self.task.name, split, adapt.length, adapt.pooling, adapt.init, random, drawn)
         return self.cache.get(key, lambda: features_of(self.model, kind, data, self.pad))
 
     def details(self) -> dict[str, Any]:

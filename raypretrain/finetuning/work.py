@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raypretrain.config import save_recipe
-from raypretrain.errors import RecipeError, RunError
+from raypretrain.errors import InputError, RecipeError, RunError
 from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.base import BaseModel, open_base, pack
-from raypretrain.finetuning.encode import TaskTokens, encode_task
+from raypretrain.finetuning.encode import Draw, TaskTokens, encode_task
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.results import Goal
 from raypretrain.finetuning.space import SearchConfig
-from raypretrain.finetuning.tasks import Task, check_batch, load_task
+from raypretrain.finetuning.tasks import Task, load_task
 from raypretrain.storage import check_writable, write_atomic
 
 if TYPE_CHECKING:  # trial.py imports torch
@@ -66,12 +66,13 @@ class Work:
 
     def tokens(self, trials: Sequence[PlannedTrial]) -> dict[tuple[str, int], TaskTokens]:
         """(task, length) → the tokens that these trials need."""
-        seeds: dict[tuple[str, int], list[int]] = {}
+        draws: dict[tuple[str, int], list[Draw]] = {}
         for trial in trials:
-            seeds.setdefault((trial.task, trial.length), []).append(trial.adapt.seed)
+            own = trial.adapt.seed, trial.adapt.examples
+            draws.setdefault((trial.task, trial.length), []).append(own)
         return {
             (name, length): encode_task(self.tasks[name], self.base.encoder(length), drawn)
-            for (name, length), drawn in seeds.items()
+            for (name, length), drawn in draws.items()
         }
 
     def start(self) -> Start:
@@ -137,12 +138,8 @@ def prepare(recipe: FinetuneRecipe, trials: Sequence[AdaptConfig]) -> Work:
     base = open_base(recipe.base)
     trials = [adapt.model_copy(update={"length": base.usable_length(adapt.length)}) for adapt in trials]
     tasks = {config.name: load_task(config) for config in recipe.tasks}
-    counts = {name: task.config.examples or len(task.train) for name, task in tasks.items()}
     for task in tasks.values():
         check_fit(task, base, recipe.search, trials)
-    for adapt in trials:
-        if adapt.way != "head":
-            check_batch(counts, adapt.batch)
     check_writable(recipe.run.folder)
     folder = Path(recipe.run.folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +151,7 @@ def check_fit(task: Task, base: BaseModel, search: SearchConfig, trials: Sequenc
     """Refuse a task that the base model, the metric or a way does not fit.
 
     Raises:
-        RecipeError: with what would fit.
+        RaypretrainError: with what would fit.
     """
     kind, name = task.kind, task.config.kind
     objective = base.shape.objective
@@ -174,6 +171,12 @@ def check_fit(task: Task, base: BaseModel, search: SearchConfig, trials: Sequenc
             raise RecipeError(
                 f"adapt.pooling: {adapt.pooling} means nothing in a {base.shape.family}",
                 fix=f"set it to {' or '.join(base.poolings)}",
+            )
+        count = len(task.draw(adapt.seed, adapt.examples))
+        if adapt.way != "head" and count < adapt.batch:
+            raise InputError(
+                f"task '{task.name}' has {count} examples to train on, fewer than a batch of {adapt.batch}",
+                fix=f"set adapt.batch to at most {count}, or give more examples",
             )
 
 

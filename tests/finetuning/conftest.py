@@ -1,5 +1,5 @@
 """What the tests of fine-tuning share."""
 
-from small_base import base, data, recipe
+from small_base import base, data, encoder_base, recipe
 
-__all__ = ["base", "data", "recipe"]
+__all__ = ["base", "data", "encoder_base", "recipe"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from small_task import sentences, small_shape, write_csv
 
 from raypretrain.config import validate
 from raypretrain.finetuning.recipe import FinetuneRecipe
+from raypretrain.models.config import ModelConfig
+from raypretrain.models.families import build
 from raypretrain.models.huggingface import save_language_model
 from raypretrain.models.llama import Llama
+from raypretrain.models.releasing import Special, save_embedder
 from raypretrain.tokens.export import save_huggingface_tokenizer
 from raypretrain.tokens.tokenizer import TokenizerConfig, train_tokenizer
 
@@ -55,3 +59,22 @@ def recipe(base: Path, data: Path, tmp_path: Path) -> Callable[..., FinetuneReci
         return validate(values | rooms, FinetuneRecipe, folder=data, where="recipe.yaml")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def encoder_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT with random weights, saved without its output, and a WordPiece tokenizer with [CLS] and [SEP]."""
+    from tokenizers import BertWordPieceTokenizer
+
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer = BertWordPieceTokenizer()
+    tokenizer.train_from_iterator(reviews(200), vocab_size=600, show_progress=False)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"} | names))
+    sizes = {"width": 32, "layers": 2, "heads": 4, "feed_forward": 64, "initializer_range": 0.2}
+    shape = ModelConfig(preset="bert-1m", **sizes).shape(tokenizer.get_vocab_size(), 64)
+    network = build(shape)
+    network.init_weights(seed=3)
+    save_embedder(dict(network.state_dict()), shape, folder, Special(tokenizer.token_to_id("[PAD]")))
+    return folder

@@ -52,15 +52,10 @@ def test_a_folder_that_is_no_model_is_one_line(base, tmp_path, spoiled):
     _fails(spoiled("tokenizer.json"), "tokenizer.json: there is no such file")
 
 
-def test_an_encoder_is_refused_in_one_line(spoiled):
+def test_a_type_that_is_not_known_is_one_line(spoiled):
     folder = spoiled()
-    shape = ModelConfig(preset="modernbert-1m").shape(600, 64)
-    (folder / "config.json").write_text(json.dumps(shape.to_huggingface_config()))
-    _fails(
-        folder,
-        f"{folder}/config.json: is a model of type 'modernbert', which cannot be fine-tuned yet; "
-        "give base.path a model of type 'llama'",
-    )
+    (folder / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    _fails(folder, f"{folder}/config.json: is a model of type 'mamba'; give a model of type 'llama' or 'gpt2'")
 
 
 def test_a_broken_config_or_tokenizer_is_named(spoiled):

@@ -147,7 +147,7 @@ def test_weights_that_were_deleted_are_made_again_for_the_release(recipe, tmp_pa
     adapt = {"learning_rate": 3e-3}
     row = finetune(recipe(adapt=adapt))["tasks"]["mood"]
     before = load_file(Path(row["model"]) / "model.safetensors")
-    (tmp_path / "run" / "trials" / row["trial"] / "classifier.safetensors").unlink()
+    (tmp_path / "run" / "trials" / row["trial"] / "trained.safetensors").unlink()
     (Path(row["model"]) / "model.safetensors").unlink()
     finetune(recipe(adapt=adapt))
     after = load_file(Path(row["model"]) / "model.safetensors")

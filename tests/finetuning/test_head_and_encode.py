@@ -11,9 +11,12 @@ from sklearn.metrics import f1_score
 from transformers import AutoTokenizer
 
 from raypretrain.finetuning.encode import Encoder, batches
-from raypretrain.finetuning.head import FeatureCache, features, solve_head
+from raypretrain.finetuning.head import FeatureCache, constant_of, solve_classes, solve_labels, solve_numbers
+from raypretrain.finetuning.kinds.classify import Classify
+from raypretrain.finetuning.labelled import Example
 from raypretrain.finetuning.scores import scores_of
-from raypretrain.models.heads import SequenceClassifier
+from raypretrain.finetuning.train import features_of
+from raypretrain.models.families import build
 
 
 def _blobs(classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,7 +32,7 @@ def _blobs(classes: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_solved_head_is_the_optimum_of_the_whitened_problem(classes):
     vectors, labels = _blobs(classes)
     ridge = 0.1
-    head = solve_head(vectors, labels, classes, ridge)
+    head = solve_classes(vectors, labels.numpy(), classes, ridge)
     # Whitened by hand; scikit-learn's C is 1 / (ridge · examples), for a penalty of ridge/2·|W|².
     values, directions = np.linalg.eigh((vectors.double().T @ vectors.double() / 300).numpy())
     whitening = directions @ np.diag((values + 1e-5 * values.mean()) ** -0.5) @ directions.T
@@ -60,10 +63,9 @@ def test_ids_are_those_of_autotokenizer_cut_and_not(base):
     texts = [*reviews(40), "", "the names <s> and </s> in a text", "x" * 300]
     tokenizer = AutoTokenizer.from_pretrained(base)
     for length in (16, 10_000):
-        ours = Encoder(base / "tokenizer.json", length).encode(texts, np.zeros(len(texts), np.int64))
+        ours = Encoder(base / "tokenizer.json", length).encode(texts)
         theirs = tokenizer(texts, truncation=True, max_length=length)["input_ids"]
-        assert [ours.take(np.array([i])).ids.tolist() for i in range(len(texts))] == theirs
-        assert ours.lengths.tolist() == [len(ids) for ids in theirs]
+        assert ours == theirs
 
 
 def test_batches_hold_every_sequence_once_with_little_padding():
@@ -80,12 +82,14 @@ def test_batches_hold_every_sequence_once_with_little_padding():
 def test_features_do_not_depend_on_the_batch_that_a_sequence_is_in(base):
     from small_task import small_shape
 
-    model = SequenceClassifier(small_shape(600), 2)
-    model.init_weights(0)
-    data = Encoder(base / "tokenizer.json", 40).encode(reviews(70), np.zeros(70, np.int64))
-    together = features(model, data, pad=3)
+    kind = Classify(("a", "b"))
+    network = build(small_shape(600))
+    network.init_weights(0)
+    model = kind.model(network, "mean")
+    data = kind.encode([Example(text, "a") for text in reviews(70)], Encoder(base / "tokenizer.json", 40))
+    together = features_of(model, kind, data, pad=3)
     for i in (0, 35, 69):
-        alone = features(model, data.take(np.array([i])), pad=3)
+        alone = features_of(model, kind, data.take(np.array([i])), pad=3)
         torch.testing.assert_close(together[i], alone[0], rtol=1e-4, atol=1e-5)
 
 
@@ -98,3 +102,15 @@ def test_the_cache_computes_once_and_forgets_the_oldest():
     for name in "aababcbca":
         compute(name)
     assert "".join(calls) == "abca"
+
+
+def test_heads_of_labels_and_of_numbers_find_what_made_the_targets():
+    generator = torch.Generator().manual_seed(1)
+    vectors = torch.randn(400, 5, generator=generator) * torch.tensor([1.0, 10.0, 0.1, 1.0, 1.0]) + 1
+    true = torch.randn(2, 5, generator=generator)
+    has = (vectors @ true.T > 0).float().numpy()
+    found = vectors @ solve_labels(vectors, has, ridge=1e-4).T
+    assert ((found > 0).numpy() == (has > 0)).mean() > 0.98
+    numbers = vectors @ true[0]
+    assert (vectors @ solve_numbers(vectors, numbers, ridge=1e-8)[0] - numbers).abs().max() < 1e-2
+    assert (vectors @ constant_of(vectors) - 1).square().mean() < 0.5

@@ -10,6 +10,8 @@ import pytest
 from raypretrain.config import validate
 from raypretrain.errors import RecipeError
 from raypretrain.finetuning.adapt import AdaptConfig
+from raypretrain.finetuning.kinds.classify import Classify
+from raypretrain.finetuning.kinds.regress import Regress
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.space import SearchConfig, expand
 
@@ -54,9 +56,11 @@ def test_drawn_values_are_within_their_bounds_and_belong_to_the_seed():
         ({"space": {"seed": {"grid": [1], "choice": [2]}}}, "give exactly one of grid, choice, uniform"),
         ({"space": {"seed": {}}}, "give exactly one of grid"),
         (
-            {"space": {"way": {"grid": ["full", "lora"]}}},
-            "space.way: Input should be 'full' or 'head' (got 'lora')",
+            {"space": {"way": {"grid": ["full", "lore"]}}},
+            "space.way: Input should be 'full', 'lora' or 'head' (got 'lore')",
         ),
+        ({"space": {"lora.rank": {"grid": [8, 0]}}}, "space.lora.rank: Input should be greater than 0 (got 0)"),
+        ({"space": {"lora.rang": {"grid": [8]}}}, "is no key of adapt; did you mean 'lora.rank'?"),
         ({"space": {"learning_rate": {"uniform": [2, 1]}}}, "the range [2, 1] is empty"),
         ({"space": {"learning_rate": {"log_uniform": [0, 1]}}}, "log_uniform wants bounds above zero"),
         ({"sheduler": "asha"}, "unknown key 'search.sheduler'; did you mean 'scheduler'?"),
@@ -82,3 +86,25 @@ def test_two_tasks_of_one_name_are_refused():
         validate(
             MINIMAL | {"tasks": MINIMAL["tasks"] * 2}, FinetuneRecipe, folder=Path("/"), where="recipe.yaml"
         )
+
+
+def test_values_may_stand_at_the_key_itself():
+    adapt = {"way": {"grid": ["lora", "head"]}, "lora": {"rank": {"grid": [4, 8]}, "alpha": 32}, "epochs": 7}
+    recipe = validate(MINIMAL | {"adapt": adapt}, FinetuneRecipe, folder=Path("/"), where="recipe.yaml")
+    trials = recipe.trials()
+    assert [(t.way, t.lora.rank, t.lora.alpha, t.epochs) for t in trials] == [
+        ("lora", 4, 32, 7),
+        ("lora", 8, 32, 7),
+        ("head", 4, 32, 7),
+    ]
+    with pytest.raises(RecipeError, match="'way' has values in adapt and in search.space; take one of them out"):
+        both = {"adapt": adapt, "search": {"space": {"way": {"grid": ["full"]}}}}
+        validate(MINIMAL | both, FinetuneRecipe, folder=Path("/"), where="recipe.yaml")
+
+
+def test_a_metric_that_a_kind_has_not_is_refused_with_the_nearest():
+    search = SearchConfig(metric="validation_acuracy")
+    with pytest.raises(RecipeError, match="there is no 'validation_acuracy'; did you mean 'validation_accuracy'?"):
+        search.metric_of(Classify(("a", "b")))
+    assert SearchConfig().metric_of(Regress(0.0, 1.0)) == "rmse"
+    assert SearchConfig(metric="validation_loss").metric_of(Regress(0.0, 1.0)) == "loss"

@@ -48,7 +48,7 @@ def test_a_validation_file_is_taken_whole_and_validation_examples_limits_it(conf
     task = load_task(config(validation={"path": str(path)}))
     assert (len(task.train), len(task.validation)) == (240, 40)
     fewer = load_task(config(validation={"path": str(path)}, validation_examples=10))
-    assert np.bincount(fewer.classes(fewer.validation)).tolist() == [5, 5]
+    assert np.bincount(fewer.kind.strata(fewer.validation)).tolist() == [5, 5]
 
 
 def test_draws_are_stratified_and_differ_by_seed():
@@ -62,11 +62,11 @@ def test_draws_are_stratified_and_differ_by_seed():
 
 
 def test_labels_keep_the_recipes_order(config):
-    assert load_task(config()).labels == ("neg", "pos")
+    assert load_task(config()).kind.labels == ("neg", "pos")
     task = load_task(config(labels=["pos", "neg"]))
-    assert task.labels == ("pos", "neg")
+    assert task.kind.labels == ("pos", "neg")
     example = task.train[0]
-    assert task.classes([example]).tolist() == [task.labels.index(example.label)]
+    assert task.kind.targets([example]).tolist() == [task.kind.labels.index(example.label)]
 
 
 def test_what_is_wrong_with_labels_is_said(config, data, tmp_path):
@@ -116,4 +116,4 @@ def test_the_rival_learns_from_the_same_examples(config):
     assert found["accuracy"] > 0.8
     assert found["examples"] == 150
     assert rival(task, seed=1)["accuracy"] == found["accuracy"]
-    assert set(found) == {"accuracy", "macro_f1", "seconds", "examples"}
+    assert set(found) == {"accuracy", "macro_f1", "loss", "seconds", "examples"}

@@ -65,10 +65,9 @@ def test_a_released_model_is_a_base_whose_texts_have_the_ids_of_pretraining(
     base = open_base(BaseConfig(path=str(folder)))
     assert (base.bos, base.eos, base.pad) == (tokenizer.bos, tokenizer.eos, tokenizer.pad)
     texts = ["MKTLLE", "A film — it's <s> fine</s>.\n", "[CLS] x", *reviews(3)]
-    encoded = Encoder(base.tokenizer, 10_000).encode(texts, np.zeros(len(texts), np.int64))
+    encoded = Encoder(base.tokenizer, 10_000).encode(texts)
     for i, text in enumerate(texts):
-        ids = encoded.ids[encoded.starts[i] : encoded.starts[i + 1]].tolist()
-        assert ids == [tokenizer.bos, *tokenizer.encode(text)]
+        assert encoded[i] == [tokenizer.bos, *tokenizer.encode(text)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
