@@ -49,13 +49,15 @@ def make_run(folder: Path, preset: str = "llama-1m", held_out: float = 0.2, **ro
     tokenizer = Tokenizer.load(run.tokenizer)
     network = build(recipe.model.shape(tokenizer.vocabulary, recipe.sequences.length))
     network.init_weights(5)
-    marks = {"bos": tokenizer.bos, "eos": tokenizer.eos, "pad": tokenizer.pad}
-    save_language_model(network.state_dict(), network.shape, run.model, **marks)
+    bos, eos, pad = tokenizer.bos, tokenizer.eos, tokenizer.pad
+    save_language_model(network.state_dict(), network.shape, run.model, bos=bos, eos=eos, pad=pad)
     save_huggingface_tokenizer(tokenizer, run.model)
     return run.path
 
 
-def text_of(run: Path, replay: int = 0, seed: int = 0, base: Path | None = None, **keys: Any) -> BaseText:
+def text_of(
+    run: Path, /, *, replay: int = 0, seed: int = 0, base: Path | None = None, **keys: Any
+) -> BaseText:
     """The text of a run's base (or of another's), as its run or ``keys`` name it."""
     config = validate(keys or {"run": str(run)}, BaseTextConfig, folder=run.parent, where="recipe.yaml")
     folder = base or run / "model"

@@ -86,7 +86,7 @@ def test_the_seed_draws_it_and_more_of_it_begins_alike(run: Path) -> None:
     np.testing.assert_array_equal(few.tokens, more.tokens[:50])
     assert len(more) == 150 < len(whole) < 10**6
     assert (few.tokens != other.tokens).any()
-    assert len(np.unique(whole.tokens, axis=0)) == len(whole)
+    assert len(np.unique(whole.tokens, axis=0)) > 0.95 * len(whole)  # an epoch, and code repeats itself
 
 
 def test_no_more_is_read_than_is_to_be_replayed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,7 @@ def test_a_run_with_another_tokenizer_or_objective_is_refused(
     other = make_run(tmp_path, tokenizer={"vocabulary": 400, "sample": "100K"})
     with pytest.raises(InputError, match="the run's tokenizer is not the base model's"):
         text_of(run, base=other / "model")
-    with pytest.raises(InputError, match="the run's model learned the causal objective, .* the masked one"):
+    with pytest.raises(InputError, match=r"the run's model learned the causal objective, .* the masked one"):
         text_of(run, base=masked / "model")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import pickle
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,7 @@ from torch.nn import functional as F
 
 from raypretrain.finetuning.base_text import BaseText
 from raypretrain.finetuning.forgetting import forgotten, recall
+from raypretrain.finetuning.replay import Replay
 from raypretrain.tokens.objectives import Masked
 from raypretrain.training.evaluation import examples, starts_of
 from raypretrain.training.loop import Place, evaluate
@@ -26,10 +29,9 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return make_run(tmp_path_factory.mktemp(request.param), request.param)
 
 
-def logged(network: Any, text: BaseText, world: int) -> dict[str, Any]:
-    """The row of ``evaluations.jsonl`` that a run with so many workers writes."""
+def logged(network: Any, text: BaseText) -> dict[str, Any]:
+    """The row of ``evaluations.jsonl`` that a run writes."""
     rows: list[dict[str, Any]] = []
-    sums: dict[int, list[torch.Tensor]] = {}
 
     class Engine:
         @torch.no_grad()
@@ -37,37 +39,25 @@ def logged(network: Any, text: BaseText, world: int) -> dict[str, Any]:
             found: torch.Tensor = network(part.ids, part.targets, None, part.starts)
             return found
 
-    for last in (False, True):  # the second time each worker is given what all had gathered in the first
-        for rank in range(world):
-            calls = iter(range(2))
-
-            def gather(
-                own: torch.Tensor, rank: int = rank, last: bool = last, calls: Any = calls
-            ) -> torch.Tensor:
-                number = next(calls)
-                if not last:
-                    sums.setdefault(number, []).append(own)
-                    return own[None] if rank == 0 else torch.stack(sums[number])
-                return torch.stack(sums[number])
-
-            hooks: Any = SimpleNamespace(phase=lambda name: None, gather=gather, log_evaluation=rows.append)
-            place = Place(rank, world, 2, torch.device("cpu"), text.objective, text.boundaries, 1)
-            evaluate(Engine(), text.held_out, 0, 0, place, hooks)  # type: ignore[arg-type]
-    return rows[-1]
+    engine: Any = Engine()
+    hooks: Any = SimpleNamespace(phase=print, gather=lambda own: own[None], log_evaluation=rows.append)
+    place = Place(0, 1, 2, torch.device("cpu"), text.objective, text.boundaries, micro_batches=1)
+    evaluate(engine, text.held_out, 0, 0, place, hooks)
+    return rows[0]
 
 
-@pytest.mark.parametrize("world", [1, 2])
-def test_of_an_untouched_base_it_is_what_its_run_logs(run: Path, world: int) -> None:
+def test_of_an_untouched_base_it_is_what_its_run_logs(run: Path) -> None:
     network, text = network_of(run), text_of(run)
-    found, row = recall(network, text), logged(network, text, world)
-    assert found["nats"] == pytest.approx(row["held_out_loss"], rel=1e-6)
-    assert found["bits_per_byte"] == (
-        None if isinstance(text.objective, Masked) else pytest.approx(row["held_out_bits_per_byte"], rel=1e-6)
-    )
-    assert list(found["sources"]) == ["prose", "code"]
-    for own, other in zip(found["sources"].values(), row["sources"].values(), strict=True):
-        assert own["nats"] == pytest.approx(other["loss"], rel=1e-6)
-        assert own["bits_per_byte"] == pytest.approx(other["bits_per_byte"], rel=1e-6)
+    found, row = recall(network, text), logged(network, text)
+    of_sources = zip(text.names, row["sources"].values(), strict=True)
+    wanted = {name: (own["loss"], own["bits_per_byte"]) for name, own in of_sources}
+    wanted["all"] = row["held_out_loss"], row["held_out_bits_per_byte"]
+    measured = found["sources"] | {"all": found}
+    assert list(measured) == ["prose", "code", "all"]
+    for name, (nats, per_byte) in wanted.items():
+        assert measured[name]["nats"] == pytest.approx(nats, rel=1e-6)
+        assert (per_byte is None) == isinstance(text.objective, Masked)
+        assert measured[name]["bits_per_byte"] == (per_byte and pytest.approx(per_byte, rel=1e-6))
 
 
 def test_the_numbers_are_the_bare_formula(run: Path) -> None:
@@ -129,6 +119,21 @@ def test_one_source_is_no_list_of_sources(run: Path) -> None:
     assert found["sources"] == {}
     assert set(forgotten(found, found)) >= {"base_nats", "tuned_nats", "forgetting"}
     assert forgotten(found, found)["forgetting"] == 0
+
+
+def test_a_trial_takes_it_from_shared_memory_that_is_read_only(run: Path) -> None:
+    """As Ray gives it: the arrays are outside of what is copied to each trial."""
+    network, text = network_of(run), text_of(run, replay=100)
+    arrays: list[pickle.PickleBuffer] = []
+    rest = pickle.dumps(text, protocol=5, buffer_callback=arrays.append)
+    assert len(rest) < 5000
+    shared: BaseText = pickle.loads(rest, buffers=[bytes(array) for array in arrays])
+    assert shared.replay is not None
+    assert not shared.replay.tokens.flags.writeable
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert recall(network, shared) == recall(network, text)
+        assert Replay(shared, 4, 8, 1).loss(network, 3) == Replay(text, 4, 8, 1).loss(network, 3)
 
 
 @pytest.mark.ray
