@@ -57,7 +57,7 @@ def _unite(group: NDArray[np.int64], sets: Mapping[int, Hashes], least: float) -
         _merge(group, first.setdefault(found.tobytes(), place), place)
     places = np.array(list(first.values()), np.int64)
     minima = _minima([sets[place] for place in first.values()])
-    # A pair of similarity `least` has so few equal minima with a probability of 3 in 100,000.
+    # A pair of similarity 0.8 has fewer equal minima once in 8,000 times.
     estimate = least - _DEVIATIONS * (least * (1 - least) / minima.shape[1]) ** 0.5
     bands = np.stack([combined(minima[:, i : i + _ROWS]) for i in range(0, minima.shape[1], _ROWS)], axis=1)
     for band in range(_BANDS):

@@ -42,7 +42,7 @@ class LabelledFile(Config):
         format: what the files are, where their suffixes do not say it. ``slashes`` is a sentence a line, each word
             with a slash and its tag.
         text: the column of the text.
-        pair: the column of a second text, where the examples are pairs.
+        pair: the column of a second text, where the examples are pairs of texts.
         label: the column of the label; a number is taken as its digits.
         words, tags: the columns of a sentence's words and of their tags, in JSON and Parquet.
         token_column, tag_column: the same in CoNLL files, counted from 1; the first and the last one.
