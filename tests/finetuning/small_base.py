@@ -65,10 +65,15 @@ def recipe(base: Path, data: Path, tmp_path: Path) -> Callable[..., FinetuneReci
 def encoder_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT with random weights, saved without its output, and a WordPiece tokenizer with [CLS] and [SEP]."""
     from tokenizers import BertWordPieceTokenizer
+    from tokenizers.processors import TemplateProcessing
 
     folder = tmp_path_factory.mktemp("encoder")
     tokenizer = BertWordPieceTokenizer()
     tokenizer.train_from_iterator(reviews(200), vocab_size=600, show_progress=False)
+    marks = [(mark, tokenizer.token_to_id(mark)) for mark in ("[CLS]", "[SEP]")]
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=marks
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"} | names))

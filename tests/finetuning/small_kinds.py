@@ -28,12 +28,13 @@ def rows_of(kind: str, count: int, seed: int) -> list[dict[str, Any]]:
             tags = ["B-GOOD" if w in GOOD else "B-BAD" if w in BAD else "O" for w in words]
             rows.append({"words": words, "tags": tags})
         elif kind == "generate":
-            rows.append({"prompt": text, "response": f"It is {label}."})
+            rows.append({"prompt": " ".join([*words[:4], *moods]), "response": f"It is {label}."})
         elif kind == "embed":
             rows.append({"text": text, "pair": " ".join(chance.sample(words, len(words)))})
         else:
             other = "neg" if label == "pos" else "pos"
-            rows.append({"prompt": text, "chosen": f"It is {label}.", "rejected": f"It is {other}."})
+            asked = " ".join([*words[:4], *moods])
+            rows.append({"prompt": asked, "chosen": f"It is {label}.", "rejected": f"It is {other}."})
     return rows
 
 
