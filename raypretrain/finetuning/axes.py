@@ -57,7 +57,10 @@ def scale(
     if log:
         wide = (high / low) ** margin if high > low else 2.0
         return Scale(low / wide, high * wide, start, end, log=True, whole=whole)
-    free = (high - low) * margin or max(abs(high) * margin, 0.5 if whole else 0.01)
+    if high - low <= 1e-6 * max(abs(low), abs(high), 1e-6):  # one value, but for rounding
+        free = max(abs(high) * margin, 0.5 if whole else 0.01)
+    else:
+        free = (high - low) * margin
     return Scale(low - free, high + free, start, end, whole=whole)
 
 

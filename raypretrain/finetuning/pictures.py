@@ -132,7 +132,8 @@ def parallel(axes: Sequence[Row], lines: Sequence[Row]) -> str:
         look = f"line s{round(line['rank'] * (RANKS - 1))}" + (" best" if line["best"] else "")
         group = _add(svg, "g", look, title=f"{_name(line)}: {score_text(line['values'][-1])}")
         heights = [_height(v, a, s, bottom) for v, a, s in zip(line["values"], axes, scales, strict=True)]
-        _add(group, "polyline", points=" ".join(f"{_LEFT + gap * i:.1f},{y:.1f}" for i, y in enumerate(heights)))
+        places = [f"{_LEFT + gap * i:.1f},{y:.1f}" for i, y in enumerate(heights)]
+        _add(group, "polyline", points=" ".join(places))
     for i, (axis, one) in enumerate(zip(axes, scales, strict=True)):
         x = _LEFT + gap * i
         _line(svg, x, top - 6, x, bottom, "axis")

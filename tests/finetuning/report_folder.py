@@ -22,7 +22,7 @@ WAYS: dict[str, list[Row]] = {
 }
 SKILL = {"full": 0.82, "head": 0.70, "lora": 0.79}
 LOST = {"full": 0.21, "head": 0.0, "lora": 0.07}
-WORDS = "the film was a slow study of rain and markets whose price nobody had seen before it fell".split()
+TEXT = "the film was a slow study of rain and markets whose price nobody had seen before it fell"
 
 
 def write_folder(
@@ -121,8 +121,9 @@ def _write_trial(folder: Path, row: Row, about: Row, chance: np.random.Generator
         left = 0.5 ** (epoch - 1) - 0.5 ** (row["epochs"] - 1)
         worse = -1 if about["larger_is_better"] else 1
         line = {"epoch": epoch, "train_loss": 0.3 + left, "seconds": epoch * 7.0}
-        lines.append(line | {key: row[key] + worse * 0.2 * left, "validation_loss": row["validation_loss"] + left})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        line |= {key: row[key] + worse * 0.2 * left, "validation_loss": row["validation_loss"] + left}
+        lines.append(json.dumps(line) + "\n")
+    (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "examples.json").write_text(json.dumps(_examples(about, chance)), encoding="utf-8")
 
 
@@ -139,7 +140,7 @@ def _examples(about: Row, chance: np.random.Generator) -> Row:
         truth, predicted = (
             [labels[i % len(labels)], labels[(i + 1) % len(labels)]] if labels else [0.25 * i, 0.25 * i + 1.2]
         )
-        text = " ".join(chance.choice(WORDS, 24))
+        text = " ".join(chance.permutation(TEXT.split()))
         hardest.append({"text": text, "truth": truth, "predicted": predicted, "loss": 6.0 - 0.2 * i})
     return {
         "confusion": {"labels": labels, "counts": counts.tolist()} if classify else None,

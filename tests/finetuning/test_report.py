@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,7 +20,7 @@ from raypretrain.finetuning.report import report_data, write_report
 
 pytestmark = pytest.mark.unit
 
-PARTS = ["leaderboard", "comparison", "curves", "forgetting", "search", "counts", "labels", "hardest", "ended"]
+PARTS = "leaderboard comparison curves forgetting search counts labels hardest ended"
 SVG = "{http://www.w3.org/2000/svg}"
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -76,7 +77,7 @@ def folder(tmp_path: Path) -> Path:
 def test_every_task_has_every_section_and_the_contents_lead_to_each(folder: Path):
     page = Page(page_of(folder))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
-    wanted = [f"task{i}-{part}" for i in (1, 2) for part in PARTS]
+    wanted = [f"task{i}-{part}" for i in (1, 2) for part in PARTS.split()]
     assert len(ids) == len(set(ids))
     assert set(ids) == {"task1", "task2", "costs", *wanted}
     assert {link["href"] for link in page.all("a")} == {f"#{id}" for id in ids}
@@ -152,7 +153,7 @@ def test_the_page_says_its_language_and_title_and_every_head_of_a_table_its_scop
     assert re.search(r"<title>.+: \d+ fine-tuning trials</title>", text)
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
 def test_what_was_not_measured_is_said_in_place_of_a_picture(tmp_path: Path):
