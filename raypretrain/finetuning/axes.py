@@ -103,9 +103,18 @@ def score_text(value: float | None, sign: bool = False) -> str:
     if value is None:
         return MISSING
     plus = "+" if sign else ""
-    if 0 < abs(value) < 0.01:
+    if 0 < abs(value) < 0.001:
         return _minus(f"{value:{plus}.2g}")
-    return _minus(f"{value:{plus},.{3 if abs(value) < 100 else 1}f}")
+    return _minus(f"{value:{plus},.{_decimals(value)}f}")
+
+
+def as_shown(value: float) -> float:
+    """``value`` as :func:`score_text` rounds it: differences of what is shown come out as they are shown."""
+    return float(f"{value:.2g}") if abs(value) < 0.001 else round(value, _decimals(value))
+
+
+def _decimals(value: float) -> int:
+    return 3 if abs(value) < 100 else 1
 
 
 def count_text(value: float | None) -> str:

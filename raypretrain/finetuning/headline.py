@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from raypretrain.finetuning.axes import amount_text, score_text, time_text
+from raypretrain.finetuning.axes import amount_text, as_shown, score_text, time_text
 from raypretrain.finetuning.figures import Metric, Row, number
 
 RIVAL = "TF-IDF + logistic regression"
@@ -55,8 +55,8 @@ def _against_rival(best: Row, metric: Metric, rival: dict[str, Any] | None) -> s
 
 
 def _difference(best: Row, metric: Metric, value: float) -> str:
-    gain = metric.goodness(metric.score(best)) - metric.goodness(value)
-    if score_text(gain) == score_text(0.0):
+    gain = metric.goodness(as_shown(metric.score(best) or 0.0)) - metric.goodness(as_shown(value))
+    if not gain:
         return "as good as "
     return f"{score_text(abs(gain))} {'better' if gain > 0 else 'worse'} than "
 

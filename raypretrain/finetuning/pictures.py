@@ -19,8 +19,11 @@ Row = dict[str, Any]
 
 WIDTH, HEIGHT = 460, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 14, 50
-_COLUMN = 118
-"""Between two axes of parallel coordinates."""
+_COLUMN, _SIDE = 118, 84
+"""Between two axes of parallel coordinates, and beside the first and the last."""
+
+_FEW = 5
+"""So many values stand at an axis as they are; of more, round ones."""
 
 _SHAPES = (
     "M-4.5,0a4.5,4.5 0 1,0 9,0a4.5,4.5 0 1,0 -9,0z",  # circle
@@ -64,8 +67,8 @@ def pareto(points: Sequence[Row], front: Sequence[Sequence[float]], ways: Sequen
     x, y = _across([p["x"] for p in points]), _up([p["y"] for p in points])
     _axes(svg, x, y, "forgetting, nats a token (less is better)", unit)
     steps: list[Sequence[float]] = []
-    for point in front:
-        steps += [[point[0], steps[-1][1]], point] if steps else [point]
+    for corner in front:
+        steps += [[corner[0], steps[-1][1]], corner] if steps else [corner]
     _add(svg, "polyline", "front", points=_path([*steps, [x.high, front[-1][1]]], x, y))
     for point in sorted(points, key=lambda point: point["best"]):
         at = x.at(point["x"]), y.at(point["y"])
@@ -86,7 +89,7 @@ def comparison(groups: Sequence[Row], rival: float | None, ways: Sequence[str], 
     svg = _svg(f"{unit}: mean and spread over seeds", height=height)
     reach = [g["mean"] + sign * (g["spread"] or 0) for g in groups for sign in (-1, 1)]
     x = scale([*reach, *([] if rival is None else [rival])], 150, WIDTH - _RIGHT)
-    _bottom(svg, x, height - _BOTTOM, unit)
+    _bottom(svg, x, height - _BOTTOM, unit, x.ticks())
     if rival is not None:
         _line(svg, x.at(rival), _TOP, x.at(rival), height - _BOTTOM, "rival", f"TF-IDF: {score_text(rival)}")
     for i, group in enumerate(groups):
@@ -106,7 +109,8 @@ def label_counts(lines: Sequence[Row], ways: Sequence[str], unit: str) -> str:
     points = [point for line in lines for point in line["points"]]
     x = _across([p["examples"] for p in points], log=True)
     y = _up([p["mean"] + sign * (p["spread"] or 0) for p in points for sign in (-1, 1)])
-    _axes(svg, x, y, "labelled examples", unit)
+    counts = sorted({p["examples"] for p in points})
+    _axes(svg, x, y, "labelled examples", unit, counts if len(counts) <= _FEW else None)
     for line in lines:
         group = _add(svg, "g", f"line {_look(line, ways)}")
         _add(group, "polyline", points=_path([[p["examples"], p["mean"]] for p in line["points"]], x, y))
@@ -123,8 +127,8 @@ def parallel(axes: Sequence[Row], lines: Sequence[Row]) -> str:
     Args:
         axes, lines: of :func:`figures.parallel`, at least two axes and one line.
     """
-    width = max(WIDTH, 2 * _LEFT + _COLUMN * (len(axes) - 1))
-    gap = (width - 2 * _LEFT) / (len(axes) - 1)
+    width = max(WIDTH, 2 * _SIDE + _COLUMN * (len(axes) - 1))
+    gap = (width - 2 * _SIDE) / (len(axes) - 1)
     top, bottom = 52, HEIGHT - 20
     svg = _svg("the settings that vary, a line a trial", width=width)
     scales = [_upright(axis, bottom - 24, top) for axis in axes]
@@ -132,15 +136,15 @@ def parallel(axes: Sequence[Row], lines: Sequence[Row]) -> str:
         look = f"line s{round(line['rank'] * (RANKS - 1))}" + (" best" if line["best"] else "")
         group = _add(svg, "g", look, title=f"{_name(line)}: {score_text(line['values'][-1])}")
         heights = [_height(v, a, s, bottom) for v, a, s in zip(line["values"], axes, scales, strict=True)]
-        places = [f"{_LEFT + gap * i:.1f},{y:.1f}" for i, y in enumerate(heights)]
+        places = [f"{_SIDE + gap * i:.1f},{y:.1f}" for i, y in enumerate(heights)]
         _add(group, "polyline", points=" ".join(places))
     for i, (axis, one) in enumerate(zip(axes, scales, strict=True)):
-        x = _LEFT + gap * i
+        x = _SIDE + gap * i
         _line(svg, x, top - 6, x, bottom, "axis")
         # Every second name stands a line higher, so that long ones do not run into each other.
         _label(svg, x, 34 if i % 2 else 16, axis["name"].replace("_", " "), "middle", "name")
         for value, text in _marks(axis, one):
-            _label(svg, x - 5, one.at(value) + 4, _short(text, 12), "end", title=text)
+            _label(svg, x - 5, one.at(value) + 4, _short(text, 11), "end", title=text)
         if any(line["values"][i] is None for line in lines):
             _label(svg, x - 5, bottom + 4, "none", "end")
     return _text(svg)
@@ -184,19 +188,21 @@ def _up(values: Sequence[float]) -> Scale:
     return scale(values, HEIGHT - _BOTTOM, _TOP)
 
 
-def _axes(svg: Element, x: Scale, y: Scale, across: str, up: str) -> None:
+def _axes(
+    svg: Element, x: Scale, y: Scale, across: str, up: str, ticks: Sequence[float] | None = None
+) -> None:
     for value in y.ticks():
         _line(svg, x.start, y.at(value), x.end, y.at(value), "grid")
         _label(svg, x.start - 6, y.at(value) + 4, tick_text(value), "end")
     middle = (y.start + y.end) / 2
     upright = _label(svg, 14, middle, up, "middle", "name")
     upright.set("transform", f"rotate(-90 14 {middle:.1f})")
-    _bottom(svg, x, y.start, across)
+    _bottom(svg, x, y.start, across, ticks or x.ticks())
 
 
-def _bottom(svg: Element, x: Scale, y: float, name: str) -> None:
+def _bottom(svg: Element, x: Scale, y: float, name: str, ticks: Sequence[float]) -> None:
     _line(svg, x.start, y, x.end, y, "axis")
-    for value in x.ticks():
+    for value in ticks:
         _line(svg, x.at(value), y, x.at(value), y + 4, "axis")
         _label(svg, x.at(value), y + 18, tick_text(value), "middle")
     _label(svg, (x.start + x.end) / 2, y + 38, name, "middle", "name")
@@ -266,7 +272,7 @@ def _marks(axis: Row, one: Scale) -> list[tuple[float, str]]:
     if axis["kind"] == "names":
         return list(enumerate(axis["values"]))
     values = sorted(set(axis["values"]))
-    return [(value, tick_text(value)) for value in (values if len(values) <= 5 else one.ticks())]
+    return [(value, tick_text(value)) for value in (values if len(values) <= _FEW else one.ticks())]
 
 
 def _name(line: Row) -> str:

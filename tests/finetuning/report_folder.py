@@ -22,6 +22,7 @@ WAYS: dict[str, list[Row]] = {
 }
 SKILL = {"full": 0.82, "head": 0.70, "lora": 0.79}
 LOST = {"full": 0.21, "head": 0.0, "lora": 0.07}
+FAILED, STOPPED = 4, 8
 TEXT = "the film was a slow study of rain and markets whose price nobody had seen before it fell"
 
 
@@ -37,7 +38,7 @@ def write_folder(
 ) -> Path:
     """Write RUN/results.json and what a report reads of RUN/trials; 24 trials a task, three seeds each.
 
-    The first trial of each task has failed, the second was stopped.
+    One trial of each task has failed (``full`` from scratch), one was stopped (``full`` from the base).
 
     Args:
         counts: numbers of labelled examples; ``full`` is then tried with each of them as well.
@@ -50,10 +51,13 @@ def write_folder(
     for name in tasks:
         about[name] = _about(name, labels or [f"label {i}" for i in range(many_labels)])
         own = [_row(name, about[name], settings, forgetting, chance) for settings in _settings(counts)]
-        own[0] = {k: v for k, v in own[0].items() if k.startswith(("trial", "task", "kind", "adapt."))}
-        own[0] |= {"status": "failed", "error": error}
-        own[1] = {k: v for k, v in own[1].items() if not k.startswith(("test_", "forgetting", "tuned_"))}
-        own[1] |= {"status": "stopped", "epochs": 1}
+        own[FAILED] = {
+            k: v for k, v in own[FAILED].items() if k in ("trial", "task", "kind") or "adapt." in k
+        }
+        own[FAILED] |= {"status": "failed", "error": error}
+        absent = ("test_", "forgetting", "tuned_", "base_")
+        own[STOPPED] = {k: v for k, v in own[STOPPED].items() if not k.startswith(absent)}
+        own[STOPPED] |= {"status": "stopped", "epochs": 1}
         for row in own:
             _write_trial(folder / "trials" / row["trial"], row, about[name], chance)
         rows += own
@@ -159,7 +163,8 @@ def _compare(name: str, rows: list[Row], about: Row) -> list[Row]:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         key = (row["adapt.way"], row["adapt.init"])
-        if row["task"] == name and row["status"] == "finished" and row.get("adapt.learning_rate") != 3e-3:
+        as_most = row.get("adapt.learning_rate") != 3e-3 and "adapt.examples" not in row
+        if row["task"] == name and row["status"] == "finished" and as_most:
             groups.setdefault(key, []).append(row)
     found = []
     for (way, init), group in groups.items():

@@ -49,7 +49,7 @@ def test_every_picture_is_drawn_nothing_is_too_wide_and_the_console_is_empty(
 ):
     chrome.messages.clear()
     chrome.open(page, width, dark)
-    assert chrome.value("document.querySelectorAll('svg:not(.swatch)').length") == 17
+    assert chrome.value("document.querySelectorAll('svg:not(.swatch)').length") == 18
     assert chrome.value(UNDRAWN) == []
     assert chrome.value(TOO_WIDE) == []
     assert chrome.value("document.documentElement.scrollWidth <= window.innerWidth")
