@@ -12,7 +12,7 @@ import numpy as np
 
 Row = dict[str, Any]
 
-_LOG_FROM = 20.0
+_LOG_FROM = 8.0
 """A setting whose largest value is so many times its smallest is shown on a logarithmic axis."""
 
 

@@ -2,23 +2,20 @@
 
 Colours are classes, so that the page's style sheet decides them, for light and for dark. A way to adapt has a
 colour and a shape of its own; from the base it is filled and its line is whole, from scratch hollow and dashed.
-ElementTree escapes whatever text comes in.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
-from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+from raypretrain.finetuning import svg
 from raypretrain.finetuning.axes import Scale, scale, score_text, tick_text
+from raypretrain.finetuning.svg import BOTTOM, HEIGHT, RIGHT, TOP, WIDTH
 
 Row = dict[str, Any]
 
-WIDTH, HEIGHT = 460, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 14, 50
 _COLUMN, _SIDE = 118, 84
 """Between two axes of parallel coordinates, and beside the first and the last."""
 
@@ -50,33 +47,33 @@ def curves(lines: Sequence[Row], ways: Sequence[str], title: str, unit: str) -> 
         title: what the picture shows, for who cannot see it.
         unit: stands at the vertical axis.
     """
-    svg = _svg(title)
-    x = _across([p[0] for line in lines for p in line["points"]], whole=True)
-    y = _up([p[1] for line in lines for p in line["points"]])
-    _axes(svg, x, y, "epoch", unit)
+    root = svg.canvas(title)
+    x = svg.across([p[0] for line in lines for p in line["points"]], whole=True)
+    y = svg.up([p[1] for line in lines for p in line["points"]])
+    svg.frame(root, x, y, "epoch", unit)
     for line in sorted(lines, key=lambda line: line["best"]):
-        group = _add(svg, "g", f"line {_look(line, ways)}", title=f"{_name(line)}: {_last(line)}")
-        _add(group, "polyline", points=_path(line["points"], x, y))
+        group = svg.add(root, "g", f"line {_look(line, ways)}", title=f"{_name(line)}: {_last(line)}")
+        svg.add(group, "polyline", points=svg.path(line["points"], x, y))
         _mark(group, line, ways, x.at(line["points"][-1][0]), y.at(line["points"][-1][1]))
-    return _text(svg)
+    return svg.as_text(root)
 
 
 def pareto(points: Sequence[Row], front: Sequence[Sequence[float]], ways: Sequence[str], unit: str) -> str:
     """Score against forgetting, a point a trial (at least one), the front as steps, a ring at the best."""
-    svg = _svg(f"{unit} against forgetting, a point a trial")
-    x, y = _across([p["x"] for p in points]), _up([p["y"] for p in points])
-    _axes(svg, x, y, "forgetting, nats a token (less is better)", unit)
+    root = svg.canvas(f"{unit} against forgetting, a point a trial")
+    x, y = svg.across([p["x"] for p in points]), svg.up([p["y"] for p in points])
+    svg.frame(root, x, y, "forgetting, nats a token (less is better)", unit)
     steps: list[Sequence[float]] = []
     for corner in front:
         steps += [[corner[0], steps[-1][1]], corner] if steps else [corner]
-    _add(svg, "polyline", "front", points=_path([*steps, [x.high, front[-1][1]]], x, y))
+    svg.add(root, "polyline", "front", points=svg.path([*steps, [x.high, front[-1][1]]], x, y))
     for point in sorted(points, key=lambda point: point["best"]):
         at = x.at(point["x"]), y.at(point["y"])
         if point["best"]:
-            _add(svg, "circle", "ring", cx=at[0], cy=at[1], r=9)
+            svg.add(root, "circle", "ring", cx=at[0], cy=at[1], r=9)
         note = f"{_name(point)}: {score_text(point['y'])}, forgot {score_text(point['x'])}"
-        _mark(svg, point, ways, *at, title=note)
-    return _text(svg)
+        _mark(root, point, ways, *at, title=note)
+    return svg.as_text(root)
 
 
 def comparison(groups: Sequence[Row], rival: float | None, ways: Sequence[str], unit: str) -> str:
@@ -85,18 +82,20 @@ def comparison(groups: Sequence[Row], rival: float | None, ways: Sequence[str], 
     Args:
         groups: way, init, mean, spread (or None), seeds; at least one.
     """
-    height = _TOP + 28 * len(groups) + _BOTTOM
-    svg = _svg(f"{unit}: mean and spread over seeds", height=height)
+    height = TOP + 28 * len(groups) + BOTTOM
+    root = svg.canvas(f"{unit}: mean and spread over seeds", height=height)
     reach = [g["mean"] + sign * (g["spread"] or 0) for g in groups for sign in (-1, 1)]
-    x = scale([*reach, *([] if rival is None else [rival])], 150, WIDTH - _RIGHT)
-    _bottom(svg, x, height - _BOTTOM, unit, x.ticks())
+    x = scale([*reach, *([] if rival is None else [rival])], 150, WIDTH - RIGHT)
+    svg.bottom(root, x, height - BOTTOM, unit, x.ticks())
     if rival is not None:
-        _line(svg, x.at(rival), _TOP, x.at(rival), height - _BOTTOM, "rival", f"TF-IDF: {score_text(rival)}")
+        svg.line(
+            root, x.at(rival), TOP, x.at(rival), height - BOTTOM, "rival", f"TF-IDF: {score_text(rival)}"
+        )
     for i, group in enumerate(groups):
-        y = _TOP + 28 * i + 14
-        _label(svg, 140, y + 4, _short(_way(group), 20), "end", title=_way(group))
-        _spread(svg, group, ways, (x.at(group["mean"]), y), x, upright=False)
-    return _text(svg)
+        y = TOP + 28 * i + 14
+        svg.label(root, 140, y + 4, _short(_way(group), 20), "end", title=_way(group))
+        _spread(root, group, ways, (x.at(group["mean"]), y), x, upright=False)
+    return svg.as_text(root)
 
 
 def label_counts(lines: Sequence[Row], ways: Sequence[str], unit: str) -> str:
@@ -105,20 +104,22 @@ def label_counts(lines: Sequence[Row], ways: Sequence[str], unit: str) -> str:
     Args:
         lines: of :func:`figures.label_counts`, at least one.
     """
-    svg = _svg(f"{unit} by the number of labelled examples")
+    root = svg.canvas(f"{unit} by the number of labelled examples")
     points = [point for line in lines for point in line["points"]]
-    x = _across([p["examples"] for p in points], log=True)
-    y = _up([p["mean"] + sign * (p["spread"] or 0) for p in points for sign in (-1, 1)])
+    x = svg.across([p["examples"] for p in points], log=True)
+    y = svg.up([p["mean"] + sign * (p["spread"] or 0) for p in points for sign in (-1, 1)])
     counts = sorted({p["examples"] for p in points})
-    _axes(svg, x, y, "labelled examples", unit, counts if len(counts) <= _FEW else None)
+    svg.frame(root, x, y, "labelled examples", unit, counts if len(counts) <= _FEW else None)
     for line in lines:
-        group = _add(svg, "g", f"line {_look(line, ways)}")
-        _add(group, "polyline", points=_path([[p["examples"], p["mean"]] for p in line["points"]], x, y))
+        group = svg.add(root, "g", f"line {_look(line, ways)}")
+        svg.add(
+            group, "polyline", points=svg.path([[p["examples"], p["mean"]] for p in line["points"]], x, y)
+        )
         for point in line["points"]:
             at = x.at(point["examples"]), y.at(point["mean"])
             note = f", {point['examples']:,.0f} examples"
             _spread(group, line | point, ways, at, y, upright=True, note=note)
-    return _text(svg)
+    return svg.as_text(root)
 
 
 def parallel(axes: Sequence[Row], lines: Sequence[Row]) -> str:
@@ -130,95 +131,32 @@ def parallel(axes: Sequence[Row], lines: Sequence[Row]) -> str:
     width = max(WIDTH, 2 * _SIDE + _COLUMN * (len(axes) - 1))
     gap = (width - 2 * _SIDE) / (len(axes) - 1)
     top, bottom = 52, HEIGHT - 20
-    svg = _svg("the settings that vary, a line a trial", width=width)
+    root = svg.canvas("the settings that vary, a line a trial", width=width)
     scales = [_upright(axis, bottom - 24, top) for axis in axes]
     for line in sorted(lines, key=lambda line: line["rank"]):
         look = f"line s{round(line['rank'] * (RANKS - 1))}" + (" best" if line["best"] else "")
-        group = _add(svg, "g", look, title=f"{_name(line)}: {score_text(line['values'][-1])}")
+        group = svg.add(root, "g", look, title=f"{_name(line)}: {score_text(line['values'][-1])}")
         heights = [_height(v, a, s, bottom) for v, a, s in zip(line["values"], axes, scales, strict=True)]
         places = [f"{_SIDE + gap * i:.1f},{y:.1f}" for i, y in enumerate(heights)]
-        _add(group, "polyline", points=" ".join(places))
+        svg.add(group, "polyline", points=" ".join(places))
     for i, (axis, one) in enumerate(zip(axes, scales, strict=True)):
         x = _SIDE + gap * i
-        _line(svg, x, top - 6, x, bottom, "axis")
+        svg.line(root, x, top - 6, x, bottom, "axis")
         # Every second name stands a line higher, so that long ones do not run into each other.
-        _label(svg, x, 34 if i % 2 else 16, axis["name"].replace("_", " "), "middle", "name")
+        svg.label(root, x, 34 if i % 2 else 16, axis["name"].replace("_", " "), "middle", "name")
         for value, text in _marks(axis, one):
-            _label(svg, x - 5, one.at(value) + 4, _short(text, 11), "end", title=text)
+            svg.label(root, x - 5, one.at(value) + 4, _short(text, 11), "end", title=text)
         if any(line["values"][i] is None for line in lines):
-            _label(svg, x - 5, bottom + 4, "none", "end")
-    return _text(svg)
+            svg.label(root, x - 5, bottom + 4, "none", "end")
+    return svg.as_text(root)
 
 
 def swatch(way: str, init: str, ways: Sequence[str]) -> str:
     """The mark of a way and initialisation, for a legend."""
-    svg = _svg(f"{way} from {init}", width=18, height=14)
-    svg.set("class", "swatch")
-    _mark(svg, {"way": way, "init": init, "best": False}, ways, 9, 7)
-    return _text(svg)
-
-
-def _svg(title: str, width: float = WIDTH, height: float = HEIGHT) -> Element:
-    values = {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {width:g} {height:g}", "role": "img"}
-    return Element("svg", values | {"aria-label": _clean(title), "style": f"--width:{width:g}px"})
-
-
-def _add(parent: Element, tag: str, look: str = "", title: str = "", **values: Any) -> Element:
-    shown = {key: f"{value:.1f}" if isinstance(value, float) else str(value) for key, value in values.items()}
-    element = ElementTree.SubElement(parent, tag, ({"class": look} if look else {}) | shown)
-    if title:
-        ElementTree.SubElement(element, "title").text = _clean(title)
-    return element
-
-
-def _text(svg: Element) -> str:
-    return ElementTree.tostring(svg, encoding="unicode")
-
-
-def _clean(text: str) -> str:
-    """Without the characters that XML cannot hold."""
-    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", text)
-
-
-def _across(values: Sequence[float], **kind: bool) -> Scale:
-    return scale(values, _LEFT, WIDTH - _RIGHT, **kind)
-
-
-def _up(values: Sequence[float]) -> Scale:
-    return scale(values, HEIGHT - _BOTTOM, _TOP)
-
-
-def _axes(
-    svg: Element, x: Scale, y: Scale, across: str, up: str, ticks: Sequence[float] | None = None
-) -> None:
-    for value in y.ticks():
-        _line(svg, x.start, y.at(value), x.end, y.at(value), "grid")
-        _label(svg, x.start - 6, y.at(value) + 4, tick_text(value), "end")
-    middle = (y.start + y.end) / 2
-    upright = _label(svg, 14, middle, up, "middle", "name")
-    upright.set("transform", f"rotate(-90 14 {middle:.1f})")
-    _bottom(svg, x, y.start, across, ticks or x.ticks())
-
-
-def _bottom(svg: Element, x: Scale, y: float, name: str, ticks: Sequence[float]) -> None:
-    _line(svg, x.start, y, x.end, y, "axis")
-    for value in ticks:
-        _line(svg, x.at(value), y, x.at(value), y + 4, "axis")
-        _label(svg, x.at(value), y + 18, tick_text(value), "middle")
-    _label(svg, (x.start + x.end) / 2, y + 38, name, "middle", "name")
-
-
-def _line(svg: Element, x1: float, y1: float, x2: float, y2: float, look: str, title: str = "") -> None:
-    _add(svg, "line", look, title, x1=x1, y1=y1, x2=x2, y2=y2)
-
-
-def _label(
-    svg: Element, x: float, y: float, text: str, anchor: str, look: str = "", title: str = ""
-) -> Element:
-    element = _add(svg, "text", look, title, x=x, y=y)
-    element.set("text-anchor", anchor)
-    element.text = _clean(text)
-    return element
+    root = svg.canvas(f"{way} from {init}", width=18, height=14)
+    root.set("class", "swatch")
+    _mark(root, {"way": way, "init": init, "best": False}, ways, 9, 7)
+    return svg.as_text(root)
 
 
 def _look(line: Row, ways: Sequence[str]) -> str:
@@ -226,13 +164,13 @@ def _look(line: Row, ways: Sequence[str]) -> str:
     return f"c{ways.index(line['way']) % COLOURS}{hollow}" + (" best" if line.get("best") else "")
 
 
-def _mark(svg: Element, of: Row, ways: Sequence[str], x: float, y: float, title: str = "") -> None:
+def _mark(root: Element, of: Row, ways: Sequence[str], x: float, y: float, title: str = "") -> None:
     shape = _SHAPES[ways.index(of["way"]) % COLOURS]
-    _add(svg, "path", f"mark {_look(of, ways)}", title, d=shape, transform=f"translate({x:.1f} {y:.1f})")
+    svg.add(root, "path", f"mark {_look(of, ways)}", title, d=shape, transform=f"translate({x:.1f} {y:.1f})")
 
 
 def _spread(
-    svg: Element,
+    root: Element,
     group: Row,
     ways: Sequence[str],
     at: tuple[float, float],
@@ -246,13 +184,9 @@ def _spread(
     if group["spread"]:
         low, high = (along.at(group["mean"] + sign * group["spread"]) for sign in (-1, 1))
         ends = (x, low, x, high) if upright else (low, y, high, y)
-        _line(svg, *ends, look=f"bar {_look(group, ways)}")
+        svg.line(root, *ends, look=f"bar {_look(group, ways)}")
         title += f" ± {score_text(group['spread'])}, {group['seeds']} seeds"
-    _mark(svg, group, ways, x, y, title)
-
-
-def _path(points: Sequence[Sequence[float]], x: Scale, y: Scale) -> str:
-    return " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in points)
+    _mark(root, group, ways, x, y, title)
 
 
 def _upright(axis: Row, start: float, end: float) -> Scale:
