@@ -86,7 +86,7 @@ def comparison(groups: Sequence[Row], rival: float | None, ways: Sequence[str], 
     root = svg.canvas(f"{unit}: mean and spread over seeds", height=height)
     reach = [g["mean"] + sign * (g["spread"] or 0) for g in groups for sign in (-1, 1)]
     x = scale([*reach, *([] if rival is None else [rival])], 150, WIDTH - RIGHT)
-    svg.bottom(root, x, height - BOTTOM, unit, x.ticks())
+    svg.bottom(root, x, height - BOTTOM, unit, x.ticks(most=4))
     if rival is not None:
         svg.line(
             root, x.at(rival), TOP, x.at(rival), height - BOTTOM, "rival", f"TF-IDF: {score_text(rival)}"

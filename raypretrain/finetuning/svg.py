@@ -10,7 +10,9 @@ from xml.etree.ElementTree import Element
 
 from raypretrain.finetuning.axes import Scale, scale, tick_text
 
-WIDTH, HEIGHT = 460, 320
+WIDTH, HEIGHT = 380, 280
+"""Of a picture: as wide as a phone shows it, so that its text keeps its size there."""
+
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 50
 """Around the field between the axes."""
 

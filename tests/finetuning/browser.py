@@ -65,9 +65,11 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=page.resolve().as_uri())
-        while (event := self._next()).get("method") != "Page.loadEventFired":
-            self._note(event)
+        url, until = page.resolve().as_uri(), time.monotonic() + _SECONDS
+        self.call("Page.navigate", url=url)
+        while self.value("location.href + document.readyState") != f"{url}complete":
+            assert time.monotonic() < until, f"{url} did not load"
+            time.sleep(0.02)
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression comes to, as JSON."""
@@ -106,8 +108,9 @@ def browser(profile: Path) -> Iterator[Browser]:
     theirs_read, write = os.pipe()
     read, theirs_write = os.pipe()
     # The shell puts the pipes where the browser looks for them: it reads from 3 and writes to 4.
-    flags = f"--headless --no-sandbox --disable-gpu --no-first-run --user-data-dir={profile}"
-    line = f'exec "$0" {flags} --remote-debugging-pipe 3<&{theirs_read} 4>&{theirs_write}'
+    flags = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run"
+    pipes = f"--remote-debugging-pipe 3<&{theirs_read} 4>&{theirs_write}"
+    line = f'exec "$0" {flags} --user-data-dir={profile} {pipes}'
     process = subprocess.Popen(
         ["bash", "-c", line, program],
         pass_fds=(theirs_read, theirs_write),
