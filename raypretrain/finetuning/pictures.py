@@ -12,9 +12,8 @@ from xml.etree.ElementTree import Element
 
 from raypretrain.finetuning import svg
 from raypretrain.finetuning.axes import Scale, scale, score_text, tick_text
+from raypretrain.finetuning.figures import Row
 from raypretrain.finetuning.svg import BOTTOM, HEIGHT, RIGHT, TOP, WIDTH
-
-Row = dict[str, Any]
 
 _COLUMN, _SIDE = 118, 84
 """Between two axes of parallel coordinates, and beside the first and the last."""
