@@ -62,9 +62,12 @@ def test_with_a_least_and_a_most_the_run_goes_on_with_what_is_left_and_grows_bac
         wait_until(lambda: resizes(folder) == [(2, 1), (1, 2)], 120, process)
         finish(process, folder)
     assert fingerprints(folder) == fingerprints(reference)
-    pairs = zip(metrics(folder), metrics(reference), strict=True)
-    # Another number of workers adds up in another order; over 240 steps that grows from 1e-7 to some 6e-4.
-    assert all(a["loss"] == pytest.approx(b["loss"], rel=2e-3) for a, b in pairs)
+    # Another number of workers adds up in another order: 1e-7 at first, which training itself multiplies step by step.
+    apart = [abs(a["loss"] / b["loss"] - 1) for a, b in zip(metrics(folder), metrics(reference), strict=True)]
+    first = next(step for step, difference in enumerate(apart) if difference)
+    assert first >= 40  # the checkpoint from which it went on with one worker
+    assert max(apart[first : first + 20]) < 1e-4
+    assert max(apart) < 2e-2
     account(exact=True)
 
 
