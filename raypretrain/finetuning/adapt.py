@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,13 @@ class AdaptConfig(Config):
             do not spoil the network (LP-FT, arXiv:2202.10054).
         ridge: how strongly the solved head is drawn to zero (``head``, and others with ``warm_head``).
         class_weights: ``balanced`` lets every class weigh as much as any other in sum.
+        anchor: how strongly the base's weights are drawn to where they were (L2-SP), instead of by ``weight_decay`` to
+            zero.
+        replay: so many sequences of the base's text (``base.text``) are trained on for each labelled example.
+        replay_weight: what their loss counts beside the task's.
+        blend: after training, take the best of these shares of the tuned weights, the rest being the base's
+            (WiSE-FT): by the validation metric, among those that forgot at most ``most_forgetting`` nats.
+        most_forgetting: see ``blend``.
         epochs: passes over the labelled examples.
         patience: stop after so many epochs in which the validation metric was not better than before, and keep the
             weights of the best epoch; otherwise all epochs are trained and the last is kept.
@@ -56,6 +63,11 @@ class AdaptConfig(Config):
     warm_head: bool = False
     ridge: float = Field(default=0.03, gt=0)
     class_weights: Literal["none", "balanced"] = "none"
+    anchor: float = Field(default=0.0, ge=0)
+    replay: float = Field(default=0.0, ge=0)
+    replay_weight: float = Field(default=1.0, gt=0)
+    blend: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[])
+    most_forgetting: float | None = None
     epochs: Count = Field(default=3, gt=0)
     patience: Count | None = Field(default=None, gt=0)
     batch: Count = Field(default=16, gt=0)
@@ -70,12 +82,23 @@ class AdaptConfig(Config):
     def _consistent(self) -> AdaptConfig:
         if self.way == "lora" and self.init == "scratch":
             raise ValueError("adapters of low rank cannot be trained from scratch; take way: full")
+        if self.way == "lora" and (self.blend or self.anchor):
+            raise ValueError("blend and anchor hold weights that are trained themselves; take way: full")
+        if self.most_forgetting is not None and not self.blend:
+            raise ValueError("most_forgetting chooses between shares: give blend as well")
         return self
 
     @property
     def head_rate(self) -> float:
         """The head's highest learning rate."""
         return self.head_learning_rate or 10 * self.learning_rate
+
+    @property
+    def held(self) -> AdaptConfig:
+        """This, without what holds the base where there is none to hold, or nothing moves it."""
+        if self.way != "head" and self.init == "base":
+            return self
+        return self.model_copy(update={"anchor": 0.0, "replay": 0.0, "blend": [], "most_forgetting": None})
 
     def effective(self) -> dict[str, Any]:
         """The settings that change this trial's outcome; two trials that agree in them are the same trial.
@@ -85,6 +108,10 @@ class AdaptConfig(Config):
         values = self.model_dump(mode="json")
         unused = set() if self.way == "lora" else {"lora"}
         unused |= {key for key in _LATER if values[key] == AdaptConfig.model_fields[key].default}
+        if self.way == "head" or self.init == "scratch":  # there is no base to hold, or nothing that moves it
+            unused |= {"anchor", "replay", "replay_weight", "blend", "most_forgetting"}
+        if not self.replay:
+            unused |= {"replay_weight"}
         if self.way == "head":
             unused |= {"learning_rate", "head_learning_rate", "warm_head", "epochs", "weight_decay", "warmup"}
             unused |= {"clip", "batch", "layer_decay", "top_layers", "patience"}
@@ -95,4 +122,13 @@ class AdaptConfig(Config):
         return {key: value for key, value in values.items() if key not in unused}
 
 
-_LATER = ("layer_decay", "top_layers", "class_weights", "patience", "examples")
+_LATER = (
+    "layer_decay", "top_layers", "class_weights", "patience", "examples",
+    "anchor", "replay", "replay_weight", "blend", "most_forgetting",
+)  # fmt: skip
+
+
+def sequences_needed(rate: float, batch: int, steps: int) -> tuple[int, int]:
+    """Sequences of a step, and of a trial, that replays ``rate`` of them for each example of its ``batch``."""
+    each = max(1, round(rate * batch))
+    return each, each * steps

@@ -12,6 +12,7 @@ import numpy as np
 
 from raypretrain.config import Config, Location
 from raypretrain.errors import InputError, RecipeError
+from raypretrain.finetuning.base_text import BaseTextConfig
 from raypretrain.finetuning.encode import Encoder
 from raypretrain.models.config import read_json_object, read_shape
 from raypretrain.models.shape import ModelShape
@@ -33,9 +34,11 @@ class BaseConfig(Config):
     Args:
         path: the folder of a released model in Hugging Face's layout (``raypretrain export`` writes one):
             ``config.json``, ``model.safetensors``, ``tokenizer.json``.
+        text: what it learned from: with it, what each trial forgets is measured, and some of it can be replayed.
     """
 
     path: Location
+    text: BaseTextConfig | None = None
 
 
 @dataclass(frozen=True)

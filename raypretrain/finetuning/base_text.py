@@ -48,6 +48,7 @@ class BaseTextConfig(Config):
         sources: the same in full, as of a corpus.
         held_out: the share of their documents that measures and is never replayed, by a hash; a run has its own.
         sequences: so many held-out ones, evenly over the sources; a run has its own.
+        overlap: with ``run``, count the test texts of each task that stand in its corpus, which is read once for it.
         length: tokens of a sequence, otherwise 512, or what the base has positions for; a run has its own.
     """
 
@@ -57,6 +58,7 @@ class BaseTextConfig(Config):
     held_out: float | None = Field(default=None, gt=0, lt=0.5)
     sequences: Count | None = Field(default=None, ge=1)
     length: Count | None = Field(default=None, ge=8)
+    overlap: bool = True
 
     @model_validator(mode="after")
     def _names_one_text(self) -> BaseTextConfig:

@@ -74,8 +74,8 @@ def _attempt(
         tell({"event": "epoch", "trial": trial.id, "epochs": trial.adapt.epochs} | line)
 
     try:
-        metric = work.goals[trial.task].metric
-        run_trial(start, tokens, trial.adapt, folder, metric=metric, report=report, cache=cache)
+        goal = work.goals[trial.task]
+        run_trial(start, tokens, trial.adapt, folder, goal=goal, report=report, cache=cache)
     except RaypretrainError as error:
         write_failure(folder, str(error), traceback.format_exc())
         return "failed"

@@ -27,8 +27,8 @@ def release(work: Work, start: Start, trial: PlannedTrial, result: dict[str, Any
     if not (work.trial_folder(trial) / WEIGHTS).exists():
         # Deleted when another trial was the best one: the same trial gives the same weights again.
         tokens = work.tokens([trial])[trial.task, trial.length]
-        metric = work.goals[trial.task].metric
-        run_trial(start, tokens, trial.adapt, work.trial_folder(trial), metric=metric)
+        goal = work.goals[trial.task]
+        run_trial(start, tokens, trial.adapt, work.trial_folder(trial), goal=goal)
     model = rebuild(start, trial.adapt, task.kind, work.trial_folder(trial))
     task.kind.release(model, folder, Special(base.pad, base.bos, base.eos))
     for name in TOKENIZER_FILES:

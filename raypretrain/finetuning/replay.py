@@ -63,12 +63,6 @@ class Replay:
         return base_loss(network, self.rows(k), self.text.boundaries)
 
 
-def sequences_needed(rate: float, batch: int, steps: int) -> tuple[int, int]:
-    """Sequences of a step, and of a trial, that replays ``rate`` of them for each example of its ``batch``."""
-    each = max(1, round(rate * batch))
-    return each, each * steps
-
-
 @lru_cache(maxsize=4)
 def _order(seed: int, time: int, number: int) -> NDArray[np.int64]:
     """In which order a trial takes its sequences for the first, second, … time."""

@@ -114,6 +114,8 @@ def _task(folder: Path, name: str, results: dict[str, Any]) -> dict[str, Any]:
         "larger_is_better": metric.larger_is_better,
         "split": metric.split,
         "sizes": {split: about.get(split) for split in ("train", "validation", "test")},
+        "dropped": about.get("dropped") or 0,
+        "seen": about.get("seen"),
         "labels": about.get("labels") or [],
         "ways": list(dict.fromkeys(str(row["adapt.way"]) for row in rows)),
         "best": of,
@@ -137,10 +139,9 @@ def _task(folder: Path, name: str, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _group(row: Row, metric: Metric) -> Row:
-    """A row of ``comparison``: its mean stands under the metric's name."""
     settings = {key: value for key, value in row.get("settings", {}).items() if key not in ("way", "init")}
     return {"way": row["way"], "init": row["init"], "seeds": row["seeds"], "settings": settings} | {
-        "mean": number(row, metric.name),
+        "mean": number(row, "score"),
         "spread": number(row, "spread"),
         "seconds": number(row, "seconds"),
     }

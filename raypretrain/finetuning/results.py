@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from raypretrain.finetuning.report import write_report
 from raypretrain.storage import write_atomic
 
 Row = dict[str, Any]
@@ -96,7 +97,7 @@ def _summary(group: list[Row], metric: str) -> Row:
 
 
 def write_results(folder: Path, rows: list[Row], summary: dict[str, Any]) -> dict[str, str]:
-    """Write ``results.parquet`` (a row a trial) and ``results.json`` (with ``summary``); their paths."""
+    """Write ``results.parquet`` (a row a trial), ``results.json`` (with ``summary``) and ``report.html``; their paths."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -106,7 +107,11 @@ def write_results(folder: Path, rows: list[Row], summary: dict[str, Any]) -> dic
     pq.write_table(table, temporary)
     temporary.replace(folder / "results.parquet")
     write_atomic(folder / "results.json", json.dumps(summary | {"rows": rows}, indent=2) + "\n")
-    return {"table": str(folder / "results.parquet"), "results": str(folder / "results.json")}
+    return {
+        "table": str(folder / "results.parquet"),
+        "results": str(folder / "results.json"),
+        "report": str(write_report(folder)),
+    }
 
 
 def _cell(value: Any) -> Any:

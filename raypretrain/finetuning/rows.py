@@ -46,6 +46,7 @@ class LabelledFile(Config):
         label: the column of the label; a number is taken as its digits.
         words, tags: the columns of a sentence's words and of their tags, in JSON and Parquet.
         token_column, tag_column: the same in CoNLL files, counted from 1; the first and the last one.
+        iob2: tags of names that go on with nothing are refused (``strict``), or begin a name (``repair``).
         fasta: sequences (FASTA; a file, a folder or a glob), which become the text of the rows that name them.
         identifier: with ``fasta``, the column with the name of the row's sequence.
     """
@@ -59,6 +60,7 @@ class LabelledFile(Config):
     tags: str = "tags"
     token_column: int = Field(default=1, gt=0)
     tag_column: int | None = Field(default=None, gt=0)
+    iob2: Literal["strict", "repair"] = "strict"
     fasta: Location | None = None
     identifier: str = "id"
 

@@ -180,8 +180,8 @@ def _trial(
     plan, folder = plans[config["trial"]]
     task = tokens[plan.task, plan.length]
     try:
-        metric = goals[plan.task].metric
-        run_trial(start, task, plan.adapt, Path(folder), metric=metric, report=tune.report, cache=_CACHE)
+        goal = goals[plan.task]
+        run_trial(start, task, plan.adapt, Path(folder), goal=goal, report=tune.report, cache=_CACHE)
     except Exception as error:
         line = str(error) if isinstance(error, RaypretrainError) else f"{type(error).__name__}: {error}"
         write_failure(Path(folder), line, traceback.format_exc())

@@ -13,7 +13,9 @@ from raypretrain.config import Config, Count
 from raypretrain.errors import InputError
 from raypretrain.finetuning.kinds.kind import Kind, kind_class
 from raypretrain.finetuning.labelled import Example
+from raypretrain.finetuning.near_duplicates import near_duplicate_groups
 from raypretrain.finetuning.rows import LabelledFile, read_rows
+from raypretrain.finetuning.splits import hash_split
 
 
 class TaskConfig(Config):
@@ -25,13 +27,15 @@ class TaskConfig(Config):
             ``tag``: each word has a tag. ``generate``: answers to messages. ``embed``: pairs of texts that belong
             together. ``prefer``: of two answers the better one. Or a class of yours, as ``MODULE:CLASS``.
         train, validation, test: labelled files. Without ``validation``, ``validation_share`` of the training
-            examples are set aside, chosen by a hash of their text, so that they stay the same ones for ever.
+            examples are set aside, and without ``test``, ``test_share`` of them if it is given: chosen by a hash of their
+            text, so that they stay the same ones when others come, with each label's share, and with their
+            near-duplicates.
         labels: the classes in the order of the scores; otherwise those of the training examples, sorted.
         examples: how many training examples a trial takes, drawn by its seed and evenly over the classes'
             shares; otherwise all.
         validation_examples: the same for validation, drawn once for all trials.
         overlap: what happens where texts of the test or validation set are among the training examples:
-            ``refuse`` them, or ``drop`` them from the training examples.
+            ``refuse`` them, or ``drop`` them from the training examples. Near-duplicates of them are always dropped.
         between: what parts the words of a sentence (``tag``); nothing in scripts that part none.
         beta: how strongly the model is held at what it was (``prefer``).
     """
@@ -45,6 +49,7 @@ class TaskConfig(Config):
     examples: Count | None = Field(default=None, gt=1)
     validation_examples: Count | None = Field(default=None, gt=0)
     validation_share: float = Field(default=0.1, gt=0, lt=1)
+    test_share: float | None = Field(default=None, gt=0, lt=1)
     overlap: Literal["refuse", "drop"] = "refuse"
     between: str = " "
     beta: float = Field(default=0.1, gt=0)
@@ -59,6 +64,8 @@ class Task:
     train: list[Example]
     validation: list[Example]
     test: list[Example]
+    dropped: int = 0
+    """Training examples that were left out because a near-duplicate is in the test or validation set."""
 
     @property
     def name(self) -> str:
@@ -110,16 +117,22 @@ def load_task(config: TaskConfig) -> Task:
     """
     sort = kind_class(config.kind)
     train = read_examples(sort, config.train)
-    test = read_examples(sort, config.test) if config.test else []
-    validation = read_examples(sort, config.validation) if config.validation else []
     kind = sort.fit(config, train)
-    for file, split in ((config.test, test), (config.validation, validation)):
+    splits: dict[str, list[Example]] = {"validation": [], "test": []}
+    for name, file in (("test", config.test), ("validation", config.validation)):
         if file is not None:
-            kind.check(split, file)
-            train = _without_overlap(config, train, split, file)
-    if config.validation is None:
-        train, validation = _split(config, kind, train)
-    return _sized(Task(config, kind, train, validation, test))
+            splits[name] = read_examples(sort, file)
+            kind.check(splits[name], file)
+            train = _without_overlap(config, train, splits[name], file)
+    groups = near_duplicate_groups([e.text for part in (train, *splits.values()) for e in part])
+    own, others = groups[: len(train)], groups[len(train) :]
+    kept = ~np.isin(own, others)
+    dropped = int((~kept).sum())
+    train, own = [e for e, keep in zip(train, kept, strict=True) if keep], own[kept]
+    for name, share in (("test", config.test_share), ("validation", config.validation_share)):
+        if getattr(config, name) is None and share is not None:
+            train, own, splits[name] = _set_aside(config, kind, train, own, name, share)
+    return _sized(Task(config, kind, train, splits["validation"], splits["test"], dropped))
 
 
 def read_examples(kind: type[Kind], file: LabelledFile) -> list[Example]:
@@ -161,30 +174,20 @@ def _without_overlap(
     return [example for example in train if example.text.strip() not in seen] if common else train
 
 
-def _split(config: TaskConfig, kind: Kind, train: list[Example]) -> tuple[list[Example], list[Example]]:
-    """Training and validation examples, by a salted hash: independent of the corpus's held-out split."""
-
-    def held_out(example: Example) -> bool:
-        digest = hashlib.sha256(b"validation\0" + example.text.strip().encode()).digest()
-        return int.from_bytes(digest[:8], "big") < config.validation_share * 2**64
-
-    aside = np.array([held_out(example) for example in train], dtype=bool)
+def _set_aside(
+    config: TaskConfig, kind: Kind, train: list[Example], groups: np.ndarray, split: str, share: float
+) -> tuple[list[Example], np.ndarray, list[Example]]:
+    """The training examples that stay, their groups, and those of a split, by a hash that is the split's own."""
     strata = kind.strata(train)
-    missing = set(strata.tolist()) - set(strata[~aside].tolist())
-    if not aside.any() or missing:
-        left = "none of them"
-        if aside.any():
-            first = int(np.flatnonzero(np.isin(strata, list(missing)))[0])
-            left = f"all that have the label '{train[first].label}'"
+    aside = hash_split([e.text.strip() for e in train], groups, strata.tolist(), share, salt=split)
+    if not aside.any():
         raise InputError(
-            f"validation_share {config.validation_share:g} sets aside {left} of {len(train)} examples",
+            f"{split}_share {share:g} sets aside none of them of {len(train)} examples",
             where=config.train.path,
-            fix="give more examples or a validation file",
+            fix=f"give more examples or a {split} file",
         )
-    return (
-        [example for example, out in zip(train, aside, strict=True) if not out],
-        [example for example, out in zip(train, aside, strict=True) if out],
-    )
+    parts = [[e for e, out in zip(train, aside, strict=True) if out == is_out] for is_out in (False, True)]
+    return parts[0], groups[~aside], parts[1]
 
 
 def _sized(task: Task) -> Task:

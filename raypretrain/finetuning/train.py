@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from raypretrain.errors import RunError
 from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.encode import Encoded, batches
 from raypretrain.finetuning.kinds.kind import Batch, Kind, Solvable
+from raypretrain.finetuning.protect import Protection
 from raypretrain.models.freezing import layer_of
 
 EVALUATION_BATCH = 64
@@ -26,18 +27,23 @@ def batch_of(data: Encoded, places: np.ndarray, pad: int, device: torch.device) 
     return Batch(ids.to(device), lengths.to(device), targets.to(device), known)
 
 
+def steps_of(adapt: AdaptConfig, examples: int) -> int:
+    """The steps of a trial on so many examples."""
+    return adapt.epochs * math.ceil(examples / adapt.batch)
+
+
 def train(
     model: nn.Module,
     kind: Kind,
     data: Encoded,
     adapt: AdaptConfig,
     pad: int,
-    pull: Callable[[int], Tensor | None] | None = None,
+    protection: Protection | None = None,
 ) -> Iterator[float]:
     """Train ``model`` in place: those of its weights that want gradients.
 
     Args:
-        pull: step → what is added to its loss, e.g. what holds the base.
+        protection: what holds the base.
 
     Yields:
         After each epoch the mean training loss of the task, in the kind's unit.
@@ -51,7 +57,7 @@ def train(
     weights = kind.class_weights(data) if adapt.class_weights == "balanced" else None
     weighing = None if weights is None else torch.from_numpy(weights).to(device)
     random = np.random.default_rng(adapt.seed)
-    total = adapt.epochs * math.ceil(len(data) / adapt.batch)
+    total = steps_of(adapt, len(data))
     step = 0
     for _ in range(adapt.epochs):
         model.train()
@@ -59,10 +65,12 @@ def train(
         for places in batches(data.lengths, adapt.batch, random):
             _set_learning_rates(optimizer, _share(step, total, adapt.warmup))
             loss = kind.loss(model, batch_of(data, places, pad, device), weighing)
-            whole = loss if pull is None or (more := pull(step)) is None else loss + more
-            whole.backward()
+            more = protection.loss(step) if protection else None
+            (loss if more is None else loss + more).backward()
             torch.nn.utils.clip_grad_norm_(moving, adapt.clip)
             optimizer.step()
+            if protection:
+                protection.after(optimizer)
             optimizer.zero_grad()
             value = loss.item()
             losses += value * len(places)
@@ -123,7 +131,7 @@ def _optimizer(model: nn.Module, adapt: AdaptConfig) -> torch.optim.Optimizer:
     """AdamW: the head has its own learning rate, lower layers have less of it, and vectors do not decay."""
     network: Any = model.network
     last = network.shape.layers + 1
-    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    groups: dict[tuple[float, bool, bool], list[Tensor]] = {}
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
             continue
@@ -131,10 +139,12 @@ def _optimizer(model: nn.Module, adapt: AdaptConfig) -> torch.optim.Optimizer:
         rate = adapt.head_rate
         if own != name:
             rate = adapt.learning_rate * adapt.layer_decay ** (last - layer_of(own, network.shape.layers))
-        groups.setdefault((rate, weight.ndim > 1), []).append(weight)
+        # What is drawn to the base is not drawn to zero.
+        decays = weight.ndim > 1 and not (adapt.anchor and own != name)
+        groups.setdefault((rate, decays, own == name), []).append(weight)
     made: list[dict[str, Any]] = [
         {"params": weights, "peak": rate, "weight_decay": adapt.weight_decay if decays else 0.0}
-        for (rate, decays), weights in groups.items()
+        for (rate, decays, _), weights in groups.items()
     ]
     return torch.optim.AdamW(made, lr=adapt.learning_rate, fused=True)
 

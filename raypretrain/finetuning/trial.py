@@ -17,10 +17,14 @@ from torch import Tensor, nn
 from raypretrain.errors import InputError
 from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.base import Packed, unpack
+from raypretrain.finetuning.base_text import BaseText
 from raypretrain.finetuning.encode import Encoded, TaskTokens
+from raypretrain.finetuning.forgetting import forgotten, recall
 from raypretrain.finetuning.head import FeatureCache
 from raypretrain.finetuning.kinds.kind import Details, Kind, Solvable
-from raypretrain.finetuning.train import features_of, known_of, outputs_of, train
+from raypretrain.finetuning.protect import Protection, blend_with
+from raypretrain.finetuning.results import Goal
+from raypretrain.finetuning.train import features_of, known_of, outputs_of, steps_of, train
 from raypretrain.models.families import build as build_network
 from raypretrain.models.freezing import freeze_below
 from raypretrain.models.layout import unread_by_heads
@@ -45,6 +49,9 @@ class Start:
     shape: ModelShape
     weights: Packed
     pad: int
+    text: BaseText | None = None
+    before: dict[str, Any] | None = None
+    """What :func:`raypretrain.finetuning.forgetting.recall` says of the base."""
 
 
 def run_trial(
@@ -53,7 +60,7 @@ def run_trial(
     adapt: AdaptConfig,
     folder: Path,
     *,
-    metric: str | None = None,
+    goal: Goal | None = None,
     report: Report | None = None,
     cache: FeatureCache | None = None,
 ) -> dict[str, Any]:
@@ -64,7 +71,7 @@ def run_trial(
     number of threads.
 
     Args:
-        metric: of the validation set, that ``adapt.patience`` goes by; None: the kind's usual one.
+        goal: what ``adapt.patience`` and ``adapt.blend`` go by; None: the kind's usual metric.
         report: is called with each line of ``metrics.jsonl``.
         cache: features of earlier trials of the same search.
 
@@ -76,11 +83,13 @@ def run_trial(
         RunError: the loss is no longer a number.
     """
     began, used = time.perf_counter(), time.process_time()
+    adapt = adapt.held
+    goal = goal or usual_goal(task.kind)
     folder.mkdir(parents=True, exist_ok=True)
     line: dict[str, Any] = {}
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics:
         trial = _Trial(start, task, adapt, cache or FeatureCache())
-        best = _Best(trial.model, task.kind, adapt.patience, metric)
+        best = _Best(trial.model, goal, adapt.patience)
         for epoch, loss in enumerate(trial.epochs(), start=1):
             line = {"epoch": epoch, "train_loss": loss} | trial.scores("validation")
             line["seconds"] = round(time.perf_counter() - began, 3)
@@ -92,7 +101,11 @@ def run_trial(
                 break
     result = {key: value for key, value in best.line(line).items() if key != "epoch"}
     best.restore()
-    result |= trial.scores("test")
+    if adapt.blend:
+        chosen, points = trial.blend(goal)
+        result |= {"blend" if key == "share" else key: value for key, value in chosen.items()}
+        write_atomic(folder / "blend.json", json.dumps(points, indent=2) + "\n")
+    result |= trial.scores("test") | trial.forgetting()
     trial.save(folder / WEIGHTS)
     write_atomic(folder / "examples.json", json.dumps(trial.details()) + "\n")
     result |= {"examples": len(trial.train), "epochs": epoch, "parameters_trained": trial.parameters_trained}
@@ -139,11 +152,18 @@ def rebuild(start: Start, adapt: AdaptConfig, kind: Kind, folder: Path) -> nn.Mo
     return model
 
 
+def usual_goal(kind: Kind) -> Goal:
+    """By the first of the kind's metrics."""
+    metric = next(iter(kind.metrics))
+    return Goal(metric, kind.metrics[metric])
+
+
 class _Trial:
     """A trial under way: its model, its examples, and how both are looked at."""
 
     def __init__(self, start: Start, task: TaskTokens, adapt: AdaptConfig, cache: FeatureCache) -> None:
-        self.task, self.kind, self.adapt, self.pad, self.cache = task, task.kind, adapt, start.pad, cache
+        self.start, self.task, self.kind, self.adapt = start, task, task.kind, adapt
+        self.pad, self.cache = start.pad, cache
         self.train: Encoded = task.examples(adapt.seed, adapt.examples)
         if adapt.way != "head" and len(self.train) < adapt.batch:
             raise InputError(
@@ -171,11 +191,30 @@ class _Trial:
         if adapt.way == "head":
             yield kind.scores(self.outputs("train"), data)["loss"]
         else:
-            yield from train(self.model, kind, data, adapt, self.pad)
+            model: Any = self.model
+            base, steps = unpack(self.start.weights), steps_of(adapt, len(data))
+            protection = Protection(model.network, base, self.start.text, adapt, steps)
+            yield from train(self.model, kind, data, adapt, self.pad, protection)
 
     def _solve(self, kind: Solvable, data: Encoded) -> None:
         weights = kind.class_weights(data) if self.adapt.class_weights == "balanced" else None
         kind.solve(self.model, self.vectors("train"), data, self.adapt.ridge, weights)
+
+    def blend(self, goal: Goal) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Set the network between the base and what it is: the chosen share's numbers, and those of all."""
+        model: Any = self.model
+        base = unpack(self.start.weights)
+        evaluate: Callable[[], dict[str, Any]] = lambda: self.scores("validation") | self.forgetting()  # noqa: E731
+        return blend_with(model.network, base, self.adapt, goal, evaluate)
+
+    def forgetting(self) -> dict[str, float]:
+        """What the network has lost of what the base could; nothing where that cannot be said."""
+        text, before, model = self.start.text, self.start.before, self.model
+        if text is None or before is None or self.adapt.init == "scratch":
+            return {}
+        frozen = self.adapt.way == "head"
+        network: Any = getattr(model, "network")  # noqa: B009
+        return forgotten(before, before if frozen else recall(network, text))
 
     def scores(self, split: str) -> dict[str, float]:
         """The kind's metrics on a split as ``<split>_…``; nothing for a split without examples."""
@@ -230,10 +269,9 @@ class _Trial:
 class _Best:
     """Which epoch was the best, with its weights, where ``patience`` asks for it; otherwise the last one."""
 
-    def __init__(self, model: nn.Module, kind: Kind, patience: int | None, metric: str | None) -> None:
+    def __init__(self, model: nn.Module, goal: Goal, patience: int | None) -> None:
         self._model, self._patience = model, patience
-        self._name = f"validation_{metric or next(iter(kind.metrics))}"
-        self._sign = 1 if kind.metrics[self._name.removeprefix("validation_")] else -1
+        self._name, self._sign = f"validation_{goal.metric}", 1 if goal.larger_is_better else -1
         self._best: dict[str, Any] = {}
         self._weights: dict[str, Tensor] = {}
         self._waited = 0

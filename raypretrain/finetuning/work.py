@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from raypretrain.config import save_recipe
 from raypretrain.errors import InputError, RecipeError, RunError
-from raypretrain.finetuning.adapt import AdaptConfig
+from raypretrain.finetuning.adapt import AdaptConfig, sequences_needed
 from raypretrain.finetuning.base import BaseModel, open_base, pack
+from raypretrain.finetuning.base_text import BaseText, read_base_text
 from raypretrain.finetuning.encode import Draw, TaskTokens, encode_task
+from raypretrain.finetuning.overlap import corpus_of_run, corpus_overlap
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.results import Goal
 from raypretrain.finetuning.space import SearchConfig
@@ -21,7 +24,10 @@ from raypretrain.finetuning.tasks import Task, load_task
 from raypretrain.storage import check_writable, write_atomic
 
 if TYPE_CHECKING:  # trial.py imports torch
+    from torch import Tensor
+
     from raypretrain.finetuning.trial import Start
+    from raypretrain.models.shape import ModelShape
 
 Progress = Callable[[dict[str, Any]], None]
 """Takes an event: ``{"event": "plan" | "epoch" | "trial" | "export", …}``; see the functions that send it."""
@@ -50,6 +56,7 @@ class Work:
     base: BaseModel
     tasks: dict[str, Task]
     trials: list[PlannedTrial]
+    text: BaseText | None = None
 
     @property
     def folder(self) -> Path:
@@ -85,7 +92,28 @@ class Work:
         from raypretrain.models.loading import load_completed
 
         loaded = load_completed(self.base.folder, seed=0)
-        return Start(loaded.shape, pack(loaded.state), self.base.pad)
+        if self.text is not None and loaded.drawn:
+            raise InputError(
+                "was released without its output, so what it forgets cannot be measured",
+                where=str(self.base.folder),
+                fix="take base.text out",
+            )
+        before = None if self.text is None else self._recalled(self.text, loaded.shape, loaded.state)
+        return Start(loaded.shape, pack(loaded.state), self.base.pad, self.text, before)
+
+    def _recalled(self, text: BaseText, shape: ModelShape, state: dict[str, Tensor]) -> dict[str, Any]:
+        """How well the base does what it was trained for, kept for the next time."""
+        from raypretrain.finetuning.forgetting import recall
+        from raypretrain.models.families import build
+
+        key = hashlib.sha256(f"{self.base.fingerprint()} {text.fingerprint}".encode()).hexdigest()[:10]
+        path = self.folder / f"base-{key}.json"
+        if not path.exists():
+            network = build(shape).float()
+            network.load_state_dict(state)
+            write_atomic(path, json.dumps(recall(network, text), indent=2) + "\n")
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
 
     @property
     def goals(self) -> dict[str, Goal]:
@@ -107,10 +135,28 @@ class Work:
                 "train": task.config.examples or len(task.train),
                 "validation": len(task.validation),
                 "test": len(task.test),
+                "dropped": task.dropped,
+                "seen": self._seen(task),
                 "rival": self._rival(task) if with_rivals else None,
             }
             for name, task in self.tasks.items()
         }
+
+    def _seen(self, task: Task) -> dict[str, Any] | None:
+        """How many test texts are in the corpus that the base was pretrained on, where that is at hand, and some."""
+        text = self.recipe.base.text
+        if text is None or text.run is None or not text.overlap or not task.test:
+            return None
+        key = hashlib.sha256(f"{task.fingerprint} {text.run}".encode()).hexdigest()[:10]
+        path = self.folder / "rivals" / f"{task.name}-seen-{key}.json"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            texts = [example.text for example in task.test]
+            found = corpus_overlap(texts, corpus_of_run(text.run))
+            some = [" ".join(texts[i].split())[:100] for i in found[:5]]
+            write_atomic(path, json.dumps({"texts": len(found), "of": len(texts), "some": some}) + "\n")
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return known
 
     def _rival(self, task: Task) -> dict[str, Any] | None:
         """Of the seeds that the trials have, kept for the next time."""
@@ -139,15 +185,34 @@ def prepare(recipe: FinetuneRecipe, trials: Sequence[AdaptConfig]) -> Work:
     trials = [adapt.model_copy(update={"length": base.usable_length(adapt.length)}) for adapt in trials]
     tasks = {config.name: load_task(config) for config in recipe.tasks}
     for task in tasks.values():
-        check_fit(task, base, recipe.search, trials)
+        check_fit(task, base, recipe.search, trials, recipe.base.text is not None)
     check_writable(recipe.run.folder)
     folder = Path(recipe.run.folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, folder / "recipe.yaml")
-    return Work(recipe, base, tasks, _planned(base, tasks, trials))
+    text = _text(recipe, base, tasks, trials)
+    return Work(recipe, base, tasks, _planned(base, tasks, trials, text), text)
 
 
-def check_fit(task: Task, base: BaseModel, search: SearchConfig, trials: Sequence[AdaptConfig]) -> None:
+def _text(
+    recipe: FinetuneRecipe, base: BaseModel, tasks: dict[str, Task], trials: Sequence[AdaptConfig]
+) -> BaseText | None:
+    """The base's text, with as much to replay as the trials need."""
+    config = recipe.base.text
+    if config is None:
+        return None
+    needed = 0
+    for task in tasks.values():
+        for adapt in (trial.held for trial in trials):
+            if adapt.replay:
+                steps = adapt.epochs * math.ceil(len(task.draw(adapt.seed, adapt.examples)) / adapt.batch)
+                needed = max(needed, sequences_needed(adapt.replay, adapt.batch, steps)[1])
+    return read_base_text(config, base.folder, base.shape, replay=needed, seed=recipe.run.seed)
+
+
+def check_fit(
+    task: Task, base: BaseModel, search: SearchConfig, trials: Sequence[AdaptConfig], has_text: bool
+) -> None:
     """Refuse a task that the base model, the metric or a way does not fit.
 
     Raises:
@@ -163,6 +228,9 @@ def check_fit(task: Task, base: BaseModel, search: SearchConfig, trials: Sequenc
         )
     search.metric_of(kind)
     for adapt in trials:
+        if not has_text and (adapt.held.replay or adapt.held.most_forgetting is not None):
+            key = "replay" if adapt.held.replay else "most_forgetting"
+            raise RecipeError(f"adapt.{key} needs the text of the base", fix="give base.text")
         if adapt.way == "head" and not kind.solvable:
             raise RecipeError(
                 f"task '{task.name}': there is no head to solve for in {name}", fix="take way: full or lora"
@@ -180,8 +248,12 @@ def check_fit(task: Task, base: BaseModel, search: SearchConfig, trials: Sequenc
             )
 
 
-def _planned(base: BaseModel, tasks: dict[str, Task], trials: Sequence[AdaptConfig]) -> list[PlannedTrial]:
+def _planned(
+    base: BaseModel, tasks: dict[str, Task], trials: Sequence[AdaptConfig], text: BaseText | None
+) -> list[PlannedTrial]:
     model = base.fingerprint()
+    if text is not None:  # a trial without it measured less
+        model = f"{model} {text.fingerprint}"
     planned = []
     for name, task in tasks.items():
         data = task.fingerprint

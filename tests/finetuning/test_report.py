@@ -203,7 +203,7 @@ def test_the_headline_counts_an_error_the_right_way_round(tmp_path: Path):
     results = json.loads((write_folder(tmp_path, ("stability",)) / "results.json").read_text())
     best = results["best"]["stability"] | {"test_rmse": 0.2, "forgetting": 0.125, "seconds": 150.0}
     best |= {"cpu_hours": 0.5, "adapt.way": "full", "adapt.init": "base"}
-    group = {"task": "stability", "way": "full", "init": "scratch", "rmse": 0.31, "spread": 0.01, "seeds": 3}
+    group = {"task": "stability", "way": "full", "init": "scratch", "score": 0.31, "spread": 0.01, "seeds": 3}
     results |= {"best": {"stability": best}, "comparison": [group]}
     (tmp_path / "results.json").write_text(json.dumps(results))
     headline = report_data(tmp_path)["tasks"][0]["headline"]

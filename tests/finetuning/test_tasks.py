@@ -35,12 +35,13 @@ def test_the_validation_split_is_stable_and_disjoint(config, data, tmp_path):
     assert 10 <= len(task.validation) <= 40
     aside = {example.text for example in task.validation}
     assert not aside & {example.text for example in task.train}
-    # A third of the examples, in reverse: each is on the side where it was.
+    # A third of the examples, in reverse: most are on the side where they were.
     third = write_csv(tmp_path / "third.csv", sentences(240, seed=0)[::-3])
-    again = load_task(config(train={"path": str(third)}))
-    assert {example.text for example in again.validation} == aside & {
-        text for text, _ in sentences(240, seed=0)[::-3]
-    }
+    again = {example.text for example in load_task(config(train={"path": str(third)})).validation}
+    before = aside & {text for text, _ in sentences(240, seed=0)[::-3]}
+    assert len(again & before) >= 0.6 * len(before)
+    labels = [example.label for example in task.validation]
+    assert abs(labels.count("pos") - labels.count("neg")) <= 1
 
 
 def test_a_validation_file_is_taken_whole_and_validation_examples_limits_it(config, tmp_path):
@@ -117,3 +118,19 @@ def test_the_rival_learns_from_the_same_examples(config):
     assert found["examples"] == 150
     assert rival(task, seed=1)["accuracy"] == found["accuracy"]
     assert set(found) == {"accuracy", "macro_f1", "loss", "seconds", "examples"}
+
+
+def test_near_duplicates_of_the_test_set_are_not_trained_on(config, tmp_path):
+    rows = sentences(240, seed=0)
+    near = (rows[7][0].upper() + " !!", rows[7][1])
+    path = write_csv(tmp_path / "test.csv", [*sentences(20, seed=1), near])
+    task = load_task(config(test={"path": str(path)}))
+    assert task.dropped == 1
+    assert rows[7][0] not in {example.text for example in [*task.train, *task.validation]}
+
+
+def test_a_test_share_is_set_aside_before_the_validation_share(config):
+    task = load_task(config(test=None, test_share=0.25))
+    assert (len(task.test), len(task.validation), len(task.train)) == (60, 18, 162)
+    texts = [{example.text for example in part} for part in (task.train, task.validation, task.test)]
+    assert not (texts[0] & texts[1] or texts[0] & texts[2] or texts[1] & texts[2])

@@ -11,7 +11,7 @@ import numpy as np
 
 from raypretrain.errors import InputError
 from raypretrain.finetuning.conll import as_tagged
-from raypretrain.finetuning.entities import check_iob2, entity_scores
+from raypretrain.finetuning.entities import check_iob2, entity_scores, repair_iob2
 from raypretrain.finetuning.encode import NO_TARGET, Encoded, Encoder, flat, starts_of
 from raypretrain.finetuning.head import solve_classes
 from raypretrain.finetuning.kinds.classify import labels_to_learn
@@ -48,6 +48,8 @@ class Tag(Solvable):
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:
         words, tags = as_tagged(row, where, file.words, file.tags)
+        if file.iob2 == "repair":
+            tags = repair_iob2(tags)
         return Example(" ".join(words), tuple(tags), where, tuple(words))
 
     @classmethod
