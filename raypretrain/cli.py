@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
-from raypretrain import __version__
+from raypretrain import __version__, tunecli
+from raypretrain.cliparts import AsJson, Model, Overrides, Recipe, nothing_else_on_stdout, show
 from raypretrain.errors import RaypretrainError
 
 app = typer.Typer(
@@ -26,14 +24,6 @@ tokenizer_app = typer.Typer(help="Tokenizers.", no_args_is_help=True, rich_marku
 app.add_typer(tokenizer_app, name="tokenizer")
 corpus_app = typer.Typer(help="Corpora.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(corpus_app, name="corpus")
-
-Recipe = Annotated[Path, typer.Argument(help="A recipe (YAML).", metavar="RECIPE")]
-Model = Annotated[Path, typer.Argument(help="The folder of a released model, or a run's.", metavar="MODEL")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="a.b=c", help="Override a key of the recipe; as often as needed."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on stdout.")]
 
 
 def _version(wanted: bool) -> None:
@@ -93,7 +83,7 @@ def pretrain(
         from raypretrain.training.dryrun import dry_run as resolve
 
         resolved = resolve(loaded.in_folder(fork) if fork else loaded)
-        _show(resolved, as_json, print_dry_run)
+        show(resolved, as_json, print_dry_run)
         return
     from raypretrain.training.fork import fork as make_fork
     from raypretrain.training.pretrain import pretrain as run
@@ -103,7 +93,7 @@ def pretrain(
             loaded = make_fork(loaded, fork, lambda line: view.watch({"say": line}), at)
         outcome = run(loaded, view.watch)
     values = {"status": outcome.status, "folder": str(outcome.folder), "step": outcome.step} | outcome.result
-    _show(values, as_json, lambda values: print_outcome(outcome))
+    show(values, as_json, lambda values: print_outcome(outcome))
     if outcome.signal:
         raise typer.Exit(128 + outcome.signal)
 
@@ -156,7 +146,7 @@ def corpus_inspect(
     size = _count("--sample", sample)
     with CopyView() as view:
         found = inspect_corpus(load_recipe(recipe, PretrainRecipe, overrides or []), size, view.say)
-    _show(found, as_json, print_inspected)
+    show(found, as_json, print_inspected)
 
 
 @corpus_app.command("tokenize")
@@ -210,7 +200,7 @@ def checkpoints(
     from raypretrain.training.runfolder import RunFolder
 
     rows = list_checkpoints(RunFolder(run), verify)
-    _show(rows, as_json, print_checkpoints)
+    show(rows, as_json, print_checkpoints)
 
 
 @app.command()
@@ -238,7 +228,7 @@ def status(
         watch_status(lambda: status_of(run), out)
         return
     found = status_of(run)
-    _show(found, as_json, lambda found: out.print(show_status(found)))
+    show(found, as_json, lambda found: out.print(show_status(found)))
 
 
 @app.command()
@@ -295,7 +285,7 @@ def import_command(
     from raypretrain.training.importing import as_lines, import_model
 
     found = import_model(model, to, endpoint_url)
-    _show(found, as_json, lambda found: print(*as_lines(found), sep="\n"))
+    show(found, as_json, lambda found: print(*as_lines(found), sep="\n"))
 
 
 @app.command()
@@ -330,11 +320,11 @@ def trace(
         raise typer.BadParameter("give either --step or --document")
     if document is not None:
         found = trace_document(run, document, epochs)
-        _show(found, as_json, print_traced_document)
+        show(found, as_json, print_traced_document)
         return
     assert step is not None
     found = trace_step(run, step)
-    _show(found, as_json, lambda found: print_traced_step(found, text))
+    show(found, as_json, lambda found: print_traced_step(found, text))
 
 
 @app.command()
@@ -362,7 +352,7 @@ def sample(
     with released(model, lambda line: print(line, file=sys.stderr)) as (folder, _):
         texts = draw(folder, prompt, tokens, temperature, top_p, [seed + i for i in range(number)])
     values = {"prompt": prompt, "samples": texts}
-    _show(values, as_json, lambda values: print("\n\n".join(prompt + text for text in texts)))
+    show(values, as_json, lambda values: print("\n\n".join(prompt + text for text in texts)))
 
 
 @app.command()
@@ -402,48 +392,11 @@ def evaluate(
     settings = Settings(task_folder, allow_code, limit, few_shot, batch, device)
     with CopyView() as view:
         found = evaluate_model(model, [name.strip() for name in tasks.split(",")], settings, output, view.say)
-    _show(found, as_json, print_scores)
+    show(found, as_json, print_scores)
 
 
-@app.command()
-def finetune(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Fine-tune one classifier for each task of RECIPE, in this process.
-
-    \b
-    Example:
-      raypretrain finetune jobs/finetune-sentiment.yaml --set base.path=runs/pretrain-small/model
-    """
-    from raypretrain.config import load_recipe
-    from raypretrain.tuneview import SearchView, print_finetuned
-    from raypretrain.finetuning.finetune import finetune as run
-    from raypretrain.finetuning.recipe import FinetuneRecipe
-
-    loaded = load_recipe(recipe, FinetuneRecipe, overrides or [])
-    with SearchView() as view:
-        result = run(loaded, view.watch)
-    _show(result, as_json, print_finetuned)
-
-
-@app.command()
-def search(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Fan trials out from one base model with Ray Tune; the best of each task is released.
-
-    The same command again runs only what has no result yet.
-
-    \b
-    Example:
-      raypretrain search jobs/search-sentiment.yaml --set base.path=runs/pretrain-small/model
-    """
-    from raypretrain.config import load_recipe
-    from raypretrain.tuneview import SearchView, print_search
-    from raypretrain.finetuning.recipe import FinetuneRecipe
-    from raypretrain.finetuning.search import search as run
-    from raypretrain.training.cluster import connect
-
-    loaded = load_recipe(recipe, FinetuneRecipe, overrides or [])
-    with SearchView() as view:
-        result = run(loaded, view.watch, connect=lambda: connect(None))
-    _show(vars(result), as_json, lambda values: print_search(result))
+for command in (tunecli.finetune, tunecli.search, tunecli.report, tunecli.predict):
+    app.command()(command)
 
 
 @app.command()
@@ -465,7 +418,7 @@ def demo(
     from raypretrain.demo.arc import demo as run
 
     result = run(folder, quick=quick)
-    _show(result, as_json, lambda result: None)  # it was shown while it came
+    show(result, as_json, lambda result: None)  # it was shown while it came
 
 
 def _count(option: str, text: str) -> int:
@@ -481,40 +434,14 @@ def _count(option: str, text: str) -> int:
 
 
 def _print(values: dict[str, Any], as_json: bool, line: str) -> None:
-    _show(values, as_json, lambda values: print(line.format(**values)))
-
-
-def _show(values: Any, as_json: bool, show: Callable[[Any], object]) -> None:
-    """The result of a command: as JSON where nothing else is printed, or as people read it."""
-    if as_json:
-        print(json.dumps(values, ensure_ascii=False, default=str), file=_real_stdout or sys.stdout)
-    else:
-        show(values)
-
-
-_real_stdout: TextIO | None = None
-
-
-@contextlib.contextmanager
-def _nothing_else_on_stdout() -> Iterator[None]:
-    """With ``--json``, whatever is printed meanwhile goes to stderr: Ray tells there of nodes that are lost."""
-    global _real_stdout
-    if "--json" not in sys.argv:
-        yield
-        return
-    _real_stdout = sys.stdout
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        _real_stdout = None
+    show(values, as_json, lambda values: print(line.format(**values)))
 
 
 def main() -> None:
     """The console script: a user's error is one line and status 2, a bug of ours shows its traceback."""
     command = typer.main.get_command(app)
     try:
-        with _nothing_else_on_stdout():
+        with nothing_else_on_stdout():
             status = command.main(prog_name="raypretrain", standalone_mode=False)
     except RaypretrainError as error:
         _fail(str(error), 2)

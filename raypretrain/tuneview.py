@@ -24,7 +24,9 @@ class SearchView(View):
         super().__init__()
         self._trials = self._done = self._before = 0
         self._rows: dict[str, dict[str, Any]] = {}
-        self._live = Live(console=progress_out, transient=True, refresh_per_second=4, get_renderable=self._table)
+        self._live = Live(
+            console=progress_out, transient=True, refresh_per_second=4, get_renderable=self._table
+        )
 
     def __enter__(self) -> SearchView:
         if progress_out.is_terminal:

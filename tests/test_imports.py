@@ -15,6 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "raypretrain"
 # From the top down: a room may import what stands below it.
 ORDER = [
     "cli",
+    "tunecli",
+    "cliparts",
     "demo",
     "evaluationview",
     "tuneview",
@@ -35,7 +37,7 @@ RAY = {
     "tokens/dealer.py", "tokens/stream.py",
     "training/board.py", "training/cluster.py", "training/elastic.py", "training/preemption.py",
     "training/pretrain.py", "training/standby.py", "training/supervisor.py", "training/worker.py",
-    "finetuning/search.py",
+    "finetuning/predicting.py", "finetuning/search.py",
 }  # fmt: skip
 DEEPSPEED = {"training/engine.py"}
 

@@ -68,7 +68,10 @@ class Chat:
         for i, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            asked, answered = self._rendered(messages[:i], True, where), self._rendered(messages[: i + 1], False, where)
+            asked, answered = (
+                self._rendered(messages[:i], True, where),
+                self._rendered(messages[: i + 1], False, where),
+            )
             if not (asked.startswith(done) and answered.startswith(asked)):
                 raise InputError(
                     "the tokenizer's chat template renders a question otherwise when its answer follows",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,7 +174,7 @@ def joined(pair: tuple[str, str]) -> str:
     return f"{pair[0]}\n{pair[1]}"
 
 
-def flat(rows: Sequence[Sequence[int]], dtype: Any = np.int32) -> np.ndarray:
+def flat(rows: Sequence[Iterable[int]], dtype: Any = np.int32) -> np.ndarray:
     """The numbers of all rows, one row after the other."""
     return np.fromiter((value for row in rows for value in row), dtype=dtype)
 

@@ -31,9 +31,7 @@ def solve_classes(
     return _solve(vectors, labels, ridge, lambda scores: F.cross_entropy(scores, targets, weight))
 
 
-def solve_labels(
-    vectors: Tensor, has: np.ndarray, ridge: float, weights: np.ndarray | None = None
-) -> Tensor:
+def solve_labels(vectors: Tensor, has: np.ndarray, ridge: float, weights: np.ndarray | None = None) -> Tensor:
     """The same for the binary cross-entropy of several labels, each for itself.
 
     Args:

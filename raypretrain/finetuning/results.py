@@ -97,7 +97,7 @@ def _summary(group: list[Row], metric: str) -> Row:
 
 
 def write_results(folder: Path, rows: list[Row], summary: dict[str, Any]) -> dict[str, str]:
-    """Write ``results.parquet`` (a row a trial), ``results.json`` (with ``summary``) and ``report.html``; their paths."""
+    """Write ``results.parquet`` (a row a trial), ``results.json`` (with ``summary``), ``report.html``; their paths."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

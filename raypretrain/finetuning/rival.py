@@ -24,8 +24,8 @@ STRENGTH = 10.0
 def rival(task: Task, seed: int = 0) -> dict[str, Any] | None:
     """Train it on the examples that a trial with ``seed`` learns from; measure it on the test set.
 
-    Words and pairs of words, lower-cased, with logarithmic counts; a logistic regression (``classify``, and one for each
-    label in ``label``) or a ridge regression (``regress``).
+    Words and pairs of words, lower-cased, with logarithmic counts; a logistic regression (``classify``; in ``label``
+    one for each label) or a ridge regression (``regress``).
 
     Returns:
         The kind's metrics on the test set (on the validation set where there is none), seconds, examples; None for a
@@ -74,7 +74,9 @@ def _predicted(kind: Kind, train: Any, targets: np.ndarray, test: Any) -> np.nda
         if has.all() or not has.any():
             columns.append(np.full(test.shape[0], 20.0 if has.all() else -20.0))
         else:
-            columns.append(LogisticRegression(C=STRENGTH, max_iter=1000).fit(train, has).decision_function(test))
+            columns.append(
+                LogisticRegression(C=STRENGTH, max_iter=1000).fit(train, has).decision_function(test)
+            )
     return np.stack(columns, axis=1)
 
 

@@ -27,8 +27,8 @@ class TaskConfig(Config):
             ``tag``: each word has a tag. ``generate``: answers to messages. ``embed``: pairs of texts that belong
             together. ``prefer``: of two answers the better one. Or a class of yours, as ``MODULE:CLASS``.
         train, validation, test: labelled files. Without ``validation``, ``validation_share`` of the training
-            examples are set aside, and without ``test``, ``test_share`` of them if it is given: chosen by a hash of their
-            text, so that they stay the same ones when others come, with each label's share, and with their
+            examples are set aside, and without ``test``, ``test_share`` of them if it is given: chosen by a hash of
+            their text, so that they stay the same ones when others come, with each label's share, and with their
             near-duplicates.
         labels: the classes in the order of the scores; otherwise those of the training examples, sorted.
         examples: how many training examples a trial takes, drawn by its seed and evenly over the classes'

@@ -76,7 +76,9 @@ def train(
             losses += value * len(places)
             step += 1
             if not math.isfinite(value):
-                raise RunError(f"the loss is {value} at step {step} of {total}", fix="lower adapt.learning_rate")
+                raise RunError(
+                    f"the loss is {value} at step {step} of {total}", fix="lower adapt.learning_rate"
+                )
         yield losses / len(data)
 
 

@@ -287,7 +287,8 @@ def rows_of(work: Work) -> list[dict[str, Any]]:
     """One flat row a trial: trial, task, status (finished, stopped, failed, missing), settings, numbers."""
     rows = []
     for trial in work.trials:
-        folder, row = work.trial_folder(trial), {"trial": trial.id, "task": trial.task, "status": "missing"}
+        folder = work.trial_folder(trial)
+        row: dict[str, Any] = {"trial": trial.id, "task": trial.task, "status": "missing"}
         row["kind"] = work.tasks[trial.task].config.kind
         row |= {f"adapt.{key}": value for key, value in trial.adapt.effective().items()}
         if (folder / "result.json").exists():

@@ -174,7 +174,6 @@ class SequenceClassifier(nn.Module):
         """The scores (logits) [B, outputs] of ``ids`` [B, L] with ``lengths`` [B]."""
         return self.scores(self.features(ids, lengths))
 
-
     def released(self) -> tuple[Tensor, Tensor | None]:
         """The matrix [outputs, width] and the bias, if there is one, that give these scores of the features."""
         return self.score.weight, None

@@ -168,7 +168,6 @@ NAMES: dict[str, Names] = {
 """By family."""
 
 
-
 def unread_by_heads(family: str) -> frozenset[str]:
     """The weights, by our names, of which a head of another task reads nothing: those of the output.
 

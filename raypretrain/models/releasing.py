@@ -74,7 +74,8 @@ def save_classifier(
         InputError: the labels' number differs from the scores', or the shape cannot express the mean.
     """
     _check_labels(labels, classifier.score.out_features, folder)
-    shape, state = classifier.network.shape, dict(classifier.network.state_dict())
+    shape: ModelShape = classifier.network.shape
+    state = dict(classifier.network.state_dict())
     family = _CLASSES[shape.family]
     config: dict[str, Any] = {}
     if shape.family == "modernbert":

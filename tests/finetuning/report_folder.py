@@ -171,7 +171,12 @@ def _compare(name: str, rows: list[Row], about: Row) -> list[Row]:
         scores = [row[f"test_{about['metric']}"] for row in group]
         found.append(
             {"task": name, "way": way, "init": init, "settings": WAYS[way][0] | {"way": way, "init": init}}
-            | {"split": "test", "metric": about["metric"], "seeds": len(group), "score": float(np.mean(scores))}
+            | {
+                "split": "test",
+                "metric": about["metric"],
+                "seeds": len(group),
+                "score": float(np.mean(scores)),
+            }
             | {"spread": float(np.std(scores, ddof=1)) if len(group) > 1 else None, "seconds": 20.0}
         )
     return found

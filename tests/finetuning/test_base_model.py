@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from raypretrain.errors import InputError
 from raypretrain.finetuning.base import BaseConfig, open_base, pack, unpack
 from raypretrain.finetuning.finetune import finetune
-from raypretrain.models.config import ModelConfig
 
 
 @pytest.fixture
@@ -55,7 +54,9 @@ def test_a_folder_that_is_no_model_is_one_line(base, tmp_path, spoiled):
 def test_a_type_that_is_not_known_is_one_line(spoiled):
     folder = spoiled()
     (folder / "config.json").write_text(json.dumps({"model_type": "mamba"}))
-    _fails(folder, f"{folder}/config.json: is a model of type 'mamba'; give a model of type 'llama' or 'gpt2'")
+    _fails(
+        folder, f"{folder}/config.json: is a model of type 'mamba'; give a model of type 'llama' or 'gpt2'"
+    )
 
 
 def test_a_broken_config_or_tokenizer_is_named(spoiled):

@@ -69,7 +69,9 @@ def test_what_is_said_of_a_text_is_the_same_in_transformers(kind, on, way, tuned
         assert model.config.problem_type == "multi_label_classification"
     else:
         true = torch.tensor([r["label"] for r in rows_of(kind, 40, 1)])
-        assert (scores[:, 0] - true).square().mean().sqrt().item() == pytest.approx(row["test_rmse"], rel=1e-3)
+        assert (scores[:, 0] - true).square().mean().sqrt().item() == pytest.approx(
+            row["test_rmse"], rel=1e-3
+        )
         return
     assert found.item() == pytest.approx(row["test_loss"], rel=1e-3)
 
@@ -79,7 +81,7 @@ def test_what_is_said_of_a_text_is_the_same_in_transformers(kind, on, way, tuned
 def test_tags_are_the_same_in_transformers(on, way, tuned):
     row = tuned("tag", on, way=way)
     rows = rows_of("tag", 40, 1)
-    tokenizer, inputs = _inputs(row, [" ".join(r["words"]) for r in rows])
+    _, inputs = _inputs(row, [" ".join(r["words"]) for r in rows])
     model = AutoModelForTokenClassification.from_pretrained(row["model"])
     with torch.no_grad():
         scores = model(**inputs).logits
@@ -175,9 +177,18 @@ def test_preferred_answers_become_likelier_than_by_the_reference(tuned, base):
 @pytest.mark.parametrize(("kind", "on"), CASES)
 def test_a_task_of_each_kind_learns_what_is_in_its_examples(kind, on, tuned):
     row = tuned(kind, on, epochs=8, learning_rate=5e-3)
-    first = json.loads((Path(row["model"]).parent.parent / "trials" / row["trial"] / "metrics.jsonl").read_text().splitlines()[0])
+    first = json.loads(
+        (Path(row["model"]).parent.parent / "trials" / row["trial"] / "metrics.jsonl")
+        .read_text()
+        .splitlines()[0]
+    )
     assert row["train_loss"] < first["train_loss"]
-    bounds = {"classify": ("accuracy", 0.7), "label": ("micro_f1", 0.6), "tag": ("f1", 0.7), "embed": ("recall_at_1", 0.4)}
+    bounds = {
+        "classify": ("accuracy", 0.7),
+        "label": ("micro_f1", 0.6),
+        "tag": ("f1", 0.7),
+        "embed": ("recall_at_1", 0.4),
+    }
     if kind in bounds:
         metric, least = bounds[kind]
         assert row[f"test_{metric}"] > least
@@ -188,9 +199,19 @@ def test_a_task_of_each_kind_learns_what_is_in_its_examples(kind, on, tuned):
 @pytest.mark.parametrize(
     ("kind", "on", "adapt", "message"),
     [
-        ("generate", "encoder_base", {}, "generate needs a decoder, which predicts the next token, and the base"),
+        (
+            "generate",
+            "encoder_base",
+            {},
+            "generate needs a decoder, which predicts the next token, and the base",
+        ),
         ("embed", "base", {"way": "head"}, "there is no head to solve for in embed; take way: full or lora"),
-        ("classify", "base", {"pooling": "cls"}, "adapt.pooling: cls means nothing in a llama; set it to mean or"),
+        (
+            "classify",
+            "base",
+            {"pooling": "cls"},
+            "adapt.pooling: cls means nothing in a llama; set it to mean or",
+        ),
         ("classify", "encoder_base", {"pooling": "last"}, "set it to mean or cls"),
         ("classify", "base", {"lora": {"rank": 64}, "way": "lora"}, "rank 64 is larger than a side of"),
         ("classify", "base", {"top_layers": 3}, "3 top layers of a model that has 2"),

@@ -11,8 +11,8 @@ import torch
 from base_runs import LENGTH, make_run, network_of, text_of
 from torch.nn import functional as F
 
-from raypretrain.finetuning.base_text import BaseText
 from raypretrain.finetuning.adapt import sequences_needed
+from raypretrain.finetuning.base_text import BaseText
 from raypretrain.finetuning.replay import Replay
 from raypretrain.tokens.objectives import Masked
 

@@ -133,4 +133,4 @@ def test_a_test_share_is_set_aside_before_the_validation_share(config):
     task = load_task(config(test=None, test_share=0.25))
     assert (len(task.test), len(task.validation), len(task.train)) == (60, 18, 162)
     texts = [{example.text for example in part} for part in (task.train, task.validation, task.test)]
-    assert not (texts[0] & texts[1] or texts[0] & texts[2] or texts[1] & texts[2])
+    assert len(texts[0] | texts[1] | texts[2]) == 240

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Classify(TextKind):
     """One label of each text; the loss is the cross-entropy."""
 
     labels: tuple[str, ...]
-    metrics = {"accuracy": True, "macro_f1": True, "loss": False}
+    metrics: ClassVar[dict[str, bool]] = {"accuracy": True, "macro_f1": True, "loss": False}
 
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:
@@ -90,9 +90,7 @@ class Classify(TextKind):
         save_classifier(model, folder, self.labels, special)
 
 
-def labels_to_learn(
-    config: TaskConfig, given: Sequence[str], train: Sequence[Example]
-) -> tuple[str, ...]:
+def labels_to_learn(config: TaskConfig, given: Sequence[str], train: Sequence[Example]) -> tuple[str, ...]:
     """The recipe's labels, or those of the training examples, sorted.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Embed(Kind):
     The embedding is the mean over the positions, of length 1.
     """
 
-    metrics = {"recall_at_1": True, "mrr": True, "loss": False}
+    metrics: ClassVar[dict[str, bool]] = {"recall_at_1": True, "mrr": True, "loss": False}
 
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Whole:
 class Generate(Kind):
     """Messages in the usual format; the loss is the mean cross-entropy of the answers' tokens."""
 
-    metrics = {"loss": False, "perplexity": False}
+    metrics: ClassVar[dict[str, bool]] = {"loss": False, "perplexity": False}
     objectives = ("causal",)
     learns_output = True
 

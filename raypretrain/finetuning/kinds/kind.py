@@ -195,7 +195,7 @@ class Solvable(Kind):
     ) -> None:
         """Set the model's head to the best for ``vectors``, the features of all of ``data``, in its order."""
 
-    def warm(self, model: nn.Module, vectors: Callable[[], Tensor]) -> None:  # noqa: B027
+    def warm(self, model: nn.Module, vectors: Callable[[], Tensor]) -> None:
         """What the head needs to know of the training examples' features before it is trained."""
 
     def loss(self, model: Any, batch: Batch, weights: Tensor | None) -> Tensor:
@@ -223,7 +223,9 @@ def kind_class(name: str) -> type[Kind]:
         raise InputError(
             f"there is no kind of task '{name}'",
             where="tasks.kind",
-            fix=f"did you mean '{guess}'?" if guess else f"known: {', '.join(KINDS)}, or MODULE:CLASS of yours",
+            fix=f"did you mean '{guess}'?"
+            if guess
+            else f"known: {', '.join(KINDS)}, or MODULE:CLASS of yours",
         )
     try:
         found = getattr(importlib.import_module(module), attribute)

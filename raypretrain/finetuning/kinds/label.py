@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Label(TextKind):
     """Several labels of each text; the loss is the binary cross-entropy, summed over the labels."""
 
     labels: tuple[str, ...]
-    metrics = {"micro_f1": True, "macro_f1": True, "exact": True, "loss": False}
+    metrics: ClassVar[dict[str, bool]] = {"micro_f1": True, "macro_f1": True, "exact": True, "loss": False}
 
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Prefer(Generate):
     """
 
     beta: float = 0.1
-    metrics = {"accuracy": True, "margin": True, "loss": False}
+    metrics: ClassVar[dict[str, bool]] = {"accuracy": True, "margin": True, "loss": False}
 
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:

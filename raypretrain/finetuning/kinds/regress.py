@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -37,7 +37,14 @@ class Regress(TextKind):
 
     mean: float
     deviation: float
-    metrics = {"rmse": False, "mae": False, "spearman": True, "pearson": True, "r2": True, "loss": False}
+    metrics: ClassVar[dict[str, bool]] = {
+        "rmse": False,
+        "mae": False,
+        "spearman": True,
+        "pearson": True,
+        "r2": True,
+        "loss": False,
+    }
     outputs_wanted = 1
 
     @classmethod
@@ -91,9 +98,7 @@ class Regress(TextKind):
     def scores(self, outputs: Sequence[np.ndarray], data: Encoded) -> dict[str, float]:
         found = np.concatenate(outputs)[:, 0].astype(np.float64)
         true = data.targets.astype(np.float64)
-        return number_scores(found, true) | {
-            "loss": float((((found - true) / self.deviation) ** 2).mean())
-        }
+        return number_scores(found, true) | {"loss": float((((found - true) / self.deviation) ** 2).mean())}
 
     def details(self, outputs: Sequence[np.ndarray], data: Encoded) -> Details:
         found = np.concatenate(outputs)[:, 0]

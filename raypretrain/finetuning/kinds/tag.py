@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from raypretrain.errors import InputError
 from raypretrain.finetuning.conll import as_tagged
-from raypretrain.finetuning.entities import check_iob2, entity_scores, repair_iob2
 from raypretrain.finetuning.encode import NO_TARGET, Encoded, Encoder, flat, starts_of
+from raypretrain.finetuning.entities import check_iob2, entity_scores, repair_iob2
 from raypretrain.finetuning.head import solve_classes
 from raypretrain.finetuning.kinds.classify import labels_to_learn
 from raypretrain.finetuning.kinds.kind import Batch, Details, Row, Solvable, balanced, check_known
@@ -43,7 +43,7 @@ class Tag(Solvable):
     labels: tuple[str, ...]
     iob2: bool
     between: str = " "
-    metrics = {"f1": True, "accuracy": True, "loss": False}
+    metrics: ClassVar[dict[str, bool]] = {"f1": True, "accuracy": True, "loss": False}
 
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:
@@ -147,11 +147,7 @@ class Tag(Solvable):
             np.array([self.labels.index(tag) for row in predicted for tag in row], dtype=np.int64),
             len(self.labels),
         )
-        rows = (
-            entity_scores(truth, predicted)["per_type"]
-            if self.iob2
-            else per_label(self.labels, counts)
-        )
+        rows = entity_scores(truth, predicted)["per_type"] if self.iob2 else per_label(self.labels, counts)
         as_text = [" ".join(row) for row in truth], [" ".join(row) for row in predicted]
         return Details(*as_text, np.array(losses), (self.labels, counts), rows)
 

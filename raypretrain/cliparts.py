@@ -1,0 +1,46 @@
+"""What the commands share: their arguments, and how a result is shown."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+
+Recipe = Annotated[Path, typer.Argument(help="A recipe (YAML).", metavar="RECIPE")]
+Model = Annotated[Path, typer.Argument(help="The folder of a released model, or a run's.", metavar="MODEL")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=c", help="Override a key of the recipe; as often as needed."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on stdout.")]
+
+
+def show(values: Any, as_json: bool, print_it: Callable[[Any], object]) -> None:
+    """The result of a command: as JSON where nothing else is printed, or as people read it."""
+    if as_json:
+        print(json.dumps(values, ensure_ascii=False, default=str), file=_real_stdout or sys.stdout)
+    else:
+        print_it(values)
+
+
+_real_stdout: TextIO | None = None
+
+
+@contextlib.contextmanager
+def nothing_else_on_stdout() -> Iterator[None]:
+    """With ``--json``, whatever is printed meanwhile goes to stderr: Ray tells there of nodes that are lost."""
+    global _real_stdout
+    if "--json" not in sys.argv:
+        yield
+        return
+    _real_stdout = sys.stdout
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _real_stdout = None

@@ -1,0 +1,111 @@
+"""The commands of fine-tuning; as in ``cli.py``, each parses, calls one function, and prints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raypretrain.cliparts import AsJson, Overrides, Recipe, show
+from raypretrain.errors import InputError
+
+
+def finetune(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Fine-tune one model for each task of RECIPE, in this process.
+
+    \b
+    Example:
+      raypretrain finetune jobs/finetune-sentiment.yaml --set base.path=runs/pretrain-small/model
+    """
+    from raypretrain.config import load_recipe
+    from raypretrain.finetuning.finetune import finetune as run
+    from raypretrain.finetuning.recipe import FinetuneRecipe
+    from raypretrain.tuneview import SearchView, print_finetuned
+
+    loaded = load_recipe(recipe, FinetuneRecipe, overrides or [])
+    with SearchView() as view:
+        result = run(loaded, view.watch)
+    show(result, as_json, print_finetuned)
+
+
+def search(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Fan trials out from one base model with Ray Tune; the best of each task is released.
+
+    The same command again runs only what has no result yet.
+
+    \b
+    Example:
+      raypretrain search jobs/search-sentiment.yaml --set base.path=runs/pretrain-small/model
+    """
+    from raypretrain.config import load_recipe
+    from raypretrain.finetuning.recipe import FinetuneRecipe
+    from raypretrain.finetuning.search import search as run
+    from raypretrain.training.cluster import connect
+    from raypretrain.tuneview import SearchView, print_search
+
+    loaded = load_recipe(recipe, FinetuneRecipe, overrides or [])
+    with SearchView() as view:
+        result = run(loaded, view.watch, connect=lambda: connect(None))
+    show(vars(result), as_json, lambda values: print_search(result))
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of fine-tuning or of a search.", metavar="RUN")],
+    as_json: AsJson = False,
+) -> None:
+    """Write RUN/report.html anew from its results.
+
+    \b
+    Example:
+      raypretrain report runs/search-sentiment
+    """
+    from raypretrain.finetuning.report import write_report
+
+    path = str(write_report(folder))
+    show({"report": path}, as_json, lambda values: print(path))
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="The folder of a released model.", metavar="MODEL")],
+    files: Annotated[str, typer.Argument(help="A file, a folder or a glob; - is one text from stdin.")],
+    to: Annotated[str | None, typer.Option("--to", metavar="OUT", help="The .jsonl file to write.")] = None,
+    text: Annotated[str, typer.Option(help="The column of the text.")] = "text",
+    pair: Annotated[str | None, typer.Option(help="The column of a second text.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="New tokens of an answer, at most.")] = 200,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="That the model is loaded in; by default one for each GPU or CPU."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a released model about every row of FILES, with Ray Data, or about one text from stdin.
+
+    Written is a JSON line for each row: the row, and its label, labels, value, tags, embedding or answer.
+
+    \b
+    Examples:
+      raypretrain predict runs/search-sentiment/best/sentiment data/reviews.csv --to scored.jsonl
+      echo "A fine film." | raypretrain predict runs/search-sentiment/best/sentiment -
+    """
+    from raypretrain.finetuning.predict import Predictor, as_line
+
+    if files == "-":
+        asked = sys.stdin.read().strip()
+        if not asked:
+            raise InputError("the text is empty", where="stdin")
+        print(as_line(Predictor(str(model), tokens)([asked])[0]))
+        return
+    if to is None:
+        raise typer.BadParameter("--to says which file is to be written; give it")
+    from raypretrain.console import CopyView
+    from raypretrain.finetuning.predicting import predict_files
+    from raypretrain.finetuning.rows import LabelledFile
+    from raypretrain.training.cluster import connect
+
+    file = LabelledFile(path=files, text=text, pair=pair)
+    with CopyView() as view:
+        connect(None)
+        rows = predict_files(str(model), file, to, processes=processes, length=tokens, say=view.say)
+    show({"rows": rows, "to": to}, as_json, lambda values: print(f"{rows:,} rows: {to}"))
