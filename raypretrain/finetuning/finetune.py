@@ -11,6 +11,7 @@ from raypretrain.finetuning.head import FeatureCache
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.release import release
 from raypretrain.finetuning.results import best_of, write_results
+from raypretrain.finetuning.space import SearchConfig
 from raypretrain.finetuning.trial import Start, run_trial
 from raypretrain.finetuning.work import (
     PlannedTrial,
@@ -42,11 +43,11 @@ def finetune(recipe: FinetuneRecipe, progress: Progress | None = None) -> dict[s
     """
     began = time.perf_counter()
     tell = progress or (lambda event: None)
-    work = prepare(recipe, [recipe.adapt])
+    work = prepare(_alone(recipe), [recipe.adapt])
     pending = work.pending()
     tell({"event": "plan", "trials": len(work.trials), "done": len(work.trials) - len(pending)})
     start = work.start()
-    tokens = work.tokens(pending)
+    tokens = work.tokens([(trial.task, trial.adapt) for trial in pending])
     cache = FeatureCache()
     for trial in pending:
         status = _attempt(work, start, trial, tokens[trial.task, trial.length], cache, tell)
@@ -61,6 +62,11 @@ def finetune(recipe: FinetuneRecipe, progress: Progress | None = None) -> dict[s
     paths = write_results(work.folder, rows, summary)
     refuse_if_all_failed(work, rows)
     return {"folder": str(work.folder), "seconds": seconds, "tasks": tasks, "paths": paths}
+
+
+def _alone(recipe: FinetuneRecipe) -> FinetuneRecipe:
+    """The recipe without its search."""
+    return recipe.model_copy(update={"search": SearchConfig(metric=recipe.search.metric)})
 
 
 def _attempt(

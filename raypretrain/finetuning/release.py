@@ -26,7 +26,7 @@ def release(work: Work, start: Start, trial: PlannedTrial, result: dict[str, Any
     folder = work.folder / "best" / trial.task
     if not (work.trial_folder(trial) / WEIGHTS).exists():
         # Deleted when another trial was the best one: the same trial gives the same weights again.
-        tokens = work.tokens([trial])[trial.task, trial.length]
+        tokens = work.tokens([(trial.task, trial.adapt)])[trial.task, trial.length]
         goal = work.goals[trial.task]
         run_trial(start, tokens, trial.adapt, work.trial_folder(trial), goal=goal)
     model = rebuild(start, trial.adapt, task.kind, work.trial_folder(trial))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import itertools
 import json
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from raypretrain.config import Config, Location, nearest
 from raypretrain.corpus import compression, records
@@ -22,11 +23,11 @@ from raypretrain.storage import FileInfo, list_files, open_read
 Row = tuple[str, dict[str, object]]
 """A place (``FILE:LINE``, or ``FILE: row N`` from 0), and the columns that stand there."""
 
-Kind = Literal["csv", "tsv", "jsonl", "json", "parquet", "conll", "slashes"]
+Kind = Literal["csv", "tsv", "jsonl", "json", "parquet", "conll", "slashes", "folders"]
 
 SUFFIXES: dict[str, Kind] = {
     ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".json": "json", ".parquet": "parquet",
-    ".conll": "conll", ".iob2": "conll", ".bio": "conll",
+    ".conll": "conll", ".iob2": "conll", ".bio": "conll", ".txt": "folders",
 }  # fmt: skip
 
 _CHUNK = 1 << 20
@@ -38,9 +39,11 @@ class LabelledFile(Config):
 
     Args:
         path: a file, a folder or a glob, local or ``s3://``: ``.csv``, ``.tsv``, ``.jsonl``, ``.json``, ``.conll``,
-            ``.iob2``, ``.bio`` (each also ``.gz``, ``.zst`` or ``.xz``) or ``.parquet``.
+            ``.iob2``, ``.bio``, ``.txt`` (each also ``.gz``, ``.zst`` or ``.xz``) or ``.parquet``. A ``.txt`` file is
+            one text, and the folder that it is in names its label.
         format: what the files are, where their suffixes do not say it. ``slashes`` is a sentence a line, each word
-            with a slash and its tag.
+            with a slash and its tag; ``folders`` is as ``.txt``.
+        encoding: of the characters, as Python names it.
         text: the column of the text.
         pair: the column of a second text, where the examples are pairs of texts.
         label: the column of the label; a number is taken as its digits.
@@ -53,6 +56,7 @@ class LabelledFile(Config):
 
     path: Location
     format: Kind | None = None
+    encoding: str = "utf-8"
     text: str = "text"
     pair: str | None = None
     label: str = "label"
@@ -63,6 +67,15 @@ class LabelledFile(Config):
     iob2: Literal["strict", "repair"] = "strict"
     fasta: Location | None = None
     identifier: str = "id"
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, encoding: str) -> str:
+        try:
+            codecs.lookup(encoding)
+        except LookupError:
+            raise ValueError(f"there is no encoding '{encoding}'; write e.g. utf-8 or cp1252") from None
+        return encoding
 
 
 def read_rows(file: LabelledFile) -> Iterator[Row]:
@@ -141,32 +154,35 @@ def _packed(url: str) -> str:
 def _rows(info: FileInfo, file: LabelledFile) -> Iterator[Row]:
     """The rows of one file; whatever is broken is named."""
     url, kind = info.url, _kind(info.url, file)
+    lines = _lines(info, file.encoding)
     try:
         if kind == "parquet":
             yield from _parquet_rows(info)
         elif kind == "conll":
-            yield from conll_rows(_lines(info), url, file.token_column, file.tag_column)
+            yield from conll_rows(lines, url, file.token_column, file.tag_column)
         elif kind == "slashes":
-            yield from slashed_rows(_lines(info), url)
+            yield from slashed_rows(lines, url)
+        elif kind == "folders":
+            yield url, {"text": "".join(lines).strip(), "label": url.split("/")[-2] if "/" in url else ""}
         elif kind in ("jsonl", "json"):
-            yield from _json_rows(_lines(info), url, kind)
+            yield from _json_rows(lines, url, kind)
         else:
-            yield from _table_rows(_lines(info), url, "\t" if kind == "tsv" else ",")
+            yield from _table_rows(lines, url, "\t" if kind == "tsv" else ",")
     except OSError as error:
         raise InputError(f"cannot be read to its end ({error})", where=url) from None
 
 
-def _lines(info: FileInfo) -> Iterator[str]:
+def _lines(info: FileInfo, encoding: str) -> Iterator[str]:
     """The lines, each with the ``\\n`` that alone ends it, as :mod:`csv` wants them."""
     pieces = records.in_stream(_chunks(info), records.LINES)
     raw = (line for _, data in pieces for line in data.split(b"\n"))
     for number, line in enumerate(raw, start=1):
         try:
-            text = line.decode("utf-8")
+            text = line.decode(encoding)
         except UnicodeDecodeError as error:
-            what = f"is not UTF-8 (byte 0x{line[error.start]:02x})"
-            where = f"{info.url}:{number}"
-            raise InputError(what, where=where, fix="convert the file to UTF-8") from None
+            what = f"is not {encoding.upper()} (byte 0x{line[error.start]:02x})"
+            fix = "convert the file to UTF-8, or say what it is by the key encoding"
+            raise InputError(what, where=f"{info.url}:{number}", fix=fix) from None
         yield (text.removeprefix("\ufeff") if number == 1 else text) + "\n"
 
 

@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
 
 from raypretrain.errors import ClusterError, RaypretrainError
 from raypretrain.finetuning.encode import TaskTokens
@@ -23,8 +24,9 @@ from raypretrain.finetuning.quiet import quiet_tune
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.release import forget_weights, release
 from raypretrain.finetuning.results import Goals, Row, best_of, compare, write_results
+from raypretrain.finetuning.schedulers import Fair, adapt_of
+from raypretrain.finetuning.studies import Studies
 from raypretrain.finetuning.work import (
-    PlannedTrial,
     Progress,
     Work,
     prepare,
@@ -87,10 +89,10 @@ def search(
     began = time.perf_counter()
     tell = progress or (lambda event: None)
     work = prepare(recipe, recipe.trials())
-    pending = work.pending()
-    tell({"event": "plan", "trials": len(work.trials), "done": len(work.trials) - len(pending)})
+    coming = _Coming(work)
+    tell({"event": "plan", "trials": coming.done + coming.total, "done": coming.done})
     start = work.start()
-    whole = not pending or _run(work, start, pending, tell, connect)
+    whole = not coming.total or _run(work, start, coming, tell, connect)
     rows = rows_of(work)
     best = _released(work, start, rows)
     comparison = compare(rows, work.goals)
@@ -114,39 +116,34 @@ def _released(work: Work, start: Start, rows: list[Row]) -> dict[str, Row]:
 
 
 def _run(
-    work: Work,
-    start: Start,
-    pending: Sequence[PlannedTrial],
-    tell: Progress,
-    connect: Callable[[], None] | None,
+    work: Work, start: Start, coming: _Coming, tell: Progress, connect: Callable[[], None] | None
 ) -> bool:
     """Run trials under Ray Tune. False if somebody interrupted it."""
-    for trial in pending:
-        write_plan(work, trial)
-    tokens = work.tokens(pending)
+    tokens = work.tokens(coming.pairs)
     if not ray.is_initialized():
         (connect or partial(cluster.connect, None))()
     compute, settings = work.recipe.compute, work.recipe.search
     _check_room(compute.cpus_per_trial, compute.gpus_per_trial)
-    plans = {trial.id: (trial, str(work.trial_folder(trial))) for trial in pending}
     trainable = tune.with_resources(
         tune.with_parameters(
             _trial,
             start=start,
             tokens=tokens,
-            plans=plans,
+            folder=str(work.folder.resolve()),
             goals=work.goals,
             threads=max(1, int(compute.cpus_per_trial)),
         ),
         {"cpu": compute.cpus_per_trial, "gpu": compute.gpus_per_trial},
     )
-    watch = _Watch(work, tell)
+    watch = _Watch(work, coming, tell)
+    scheduled = settings.scheduler != "none"
     with quiet_tune(), tempfile.TemporaryDirectory(prefix=".tune-", dir=work.folder) as scratch:
         tuner = tune.Tuner(
             trainable,
-            param_space={"trial": tune.grid_search(list(plans))},
             tune_config=tune.TuneConfig(
-                scheduler=_Fair(work.goals, plans) if settings.scheduler == "asha" else FIFOScheduler(),
+                search_alg=coming,
+                num_samples=coming.total,
+                scheduler=Fair(settings.scheduler, work.goals) if scheduled else FIFOScheduler(),
                 max_concurrent_trials=None if settings.concurrency == "auto" else settings.concurrency,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -156,7 +153,50 @@ def _run(
             ),
         )
         tuner.fit()
-    return watch.ended == set(plans)
+    return watch.ended >= coming.total
+
+
+class _Coming(Searcher):
+    """What Tune asks for the next trial: those that are planned, or what a searcher makes of the results."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__()
+        self._studies = Studies(work) if work.recipe.search.searcher != "random" else None
+        pending = work.pending()
+        self.done = len(work.trials) - len(pending)
+        self.total = self._studies.total - self.done if self._studies else len(pending)
+        if not self._studies:
+            for trial in pending:
+                write_plan(work, trial)
+        self._next = iter(self._studies or pending)
+        self.pairs = [(trial.task, trial.adapt) for trial in pending]
+        if (
+            self._studies
+        ):  # what decides over the tokens is not searched: the settings drawn at random have it too
+            self.pairs = [(name, adapt) for name in work.tasks for adapt in work.recipe.trials()]
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        trial = next(self._next, None)
+        if trial is None:
+            return str(Searcher.FINISHED)
+        return {"trial": trial.id, "task": trial.task, "adapt": trial.adapt.model_dump_json()}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """The results come by :class:`_Watch`, which knows the trial's name."""
+
+    def tell(self, trial: str, value: float | None) -> None:
+        """What a trial came to; None if it failed."""
+        if self._studies:
+            self._studies.tell(trial, value)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what is done is in the run's folder."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as of :meth:`save`."""
 
 
 _CACHE = FeatureCache()
@@ -164,12 +204,7 @@ _CACHE = FeatureCache()
 
 
 def _trial(
-    config: dict[str, Any],
-    start: Start,
-    tokens: Tokens,
-    plans: dict[str, tuple[PlannedTrial, str]],
-    goals: Goals,
-    threads: int,
+    config: dict[str, Any], start: Start, tokens: Tokens, folder: str, goals: Goals, threads: int
 ) -> None:
     """What Ray Tune calls in a trial's process; ``start`` and ``tokens`` lie in the object store."""
     import torch
@@ -177,27 +212,28 @@ def _trial(
     from raypretrain.finetuning.trial import run_trial
 
     torch.set_num_threads(threads)
-    plan, folder = plans[config["trial"]]
-    task = tokens[plan.task, plan.length]
+    own, adapt = Path(folder) / "trials" / config["trial"], adapt_of(config)
+    assert adapt.length is not None
+    task = tokens[config["task"], adapt.length]
     try:
-        goal = goals[plan.task]
-        run_trial(start, task, plan.adapt, Path(folder), goal=goal, report=tune.report, cache=_CACHE)
+        goal = goals[config["task"]]
+        run_trial(start, task, adapt, own, goal=goal, report=tune.report, cache=_CACHE)
     except Exception as error:
         line = str(error) if isinstance(error, RaypretrainError) else f"{type(error).__name__}: {error}"
-        write_failure(Path(folder), line, traceback.format_exc())
+        write_failure(own, line, traceback.format_exc())
         raise
 
 
 class _Watch(tune.Callback):
     """Tells what happens, and records what a trial cannot record itself: that it was stopped, or died."""
 
-    def __init__(self, work: Work, tell: Progress) -> None:
-        self.work, self.tell = work, tell
-        self.ended: set[str] = set()
+    def __init__(self, work: Work, coming: _Coming, tell: Progress) -> None:
+        self.work, self.coming, self.tell = work, coming, tell
+        self.ended = 0
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for its own way of resuming; a view of a terminal cannot be.
-        return vars(self) | {"tell": None}
+        return vars(self) | {"tell": None, "coming": None, "work": None}
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -211,6 +247,8 @@ class _Watch(tune.Callback):
         if stopped:
             write_stopped(folder, _numbers(trial.last_result))
         status = "stopped" if stopped else "finished"
+        metric = f"validation_{self.work.goals[trial.config['task']].metric}"
+        self.coming.tell(name, (trial.last_result or {}).get(metric))
         self._end(name, {"status": status} | _numbers(trial.last_result))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -220,49 +258,12 @@ class _Watch(tune.Callback):
             cause = trial.get_error() or RuntimeError("no reason is known")
             write_failure(folder, f"the trial's process died ({type(cause).__name__})", str(cause))
         error = json.loads((folder / "error.json").read_text(encoding="utf-8"))["error"]
+        self.coming.tell(name, None)
         self._end(name, {"status": "failed", "error": error})
 
     def _end(self, name: str, event: dict[str, Any]) -> None:
-        self.ended.add(name)
+        self.ended += 1
         self.tell({"event": "trial", "trial": name} | event)
-
-
-class _Fair(FIFOScheduler):
-    """ASHA (arXiv:1810.05934) for each group of comparable trials.
-
-    Trials of different tasks cannot be compared; and if those from the base and those from scratch competed,
-    the comparison between both would be over before it was made. One group is what shares task, way,
-    initialisation, epochs and seed.
-    """
-
-    def __init__(self, goals: Goals, plans: dict[str, tuple[PlannedTrial, str]]) -> None:
-        super().__init__()
-        self._groups: dict[tuple[object, ...], TrialScheduler] = {}
-        self._goals, self._plans = goals, plans
-
-    def _group(self, trial: Trial) -> TrialScheduler:
-        plan, _ = self._plans[trial.config["trial"]]
-        adapt = plan.adapt
-        key = (plan.task, adapt.way, adapt.init, adapt.epochs, adapt.seed)
-        if key not in self._groups:
-            self._groups[key] = ASHAScheduler(
-                metric=f"validation_{self._goals[plan.task].metric}",
-                mode="max" if self._goals[plan.task].larger_is_better else "min",
-                max_t=adapt.epochs + 1,  # the last epoch is nobody's to stop: the test set comes after it
-                reduction_factor=3,
-            )
-        return self._groups[key]
-
-    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        self._group(trial).on_trial_add(tune_controller, trial)
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        if result["epoch"] >= self._plans[trial.config["trial"]][0].adapt.epochs:
-            return TrialScheduler.CONTINUE
-        return self._group(trial).on_trial_result(tune_controller, trial, result)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        self._group(trial).on_trial_complete(tune_controller, trial, result)
 
 
 def _numbers(result: dict[str, Any] | None) -> dict[str, Any]:

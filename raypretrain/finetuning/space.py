@@ -71,8 +71,11 @@ class SearchConfig(Config):
             otherwise the usual one of each task's kind.
         space: a key of ``adapt`` → its values; they may as well stand at the key itself.
         trials: samples for each combination of the grids (more than 1 is of use only with a drawn axis).
-        scheduler: ``asha`` stops the ``full`` trials that do badly early. Only trials of the same task, way
-            and initialisation are compared with each other, so that a comparison between those stays fair.
+        searcher: ``random`` draws all samples before anything starts. ``tpe`` lets the results so far decide what is
+            drawn next, for each task and combination of the grids by itself.
+        scheduler: ``asha`` stops trials early by successive halving, ``median`` those below the median of the others.
+            Only trials of the same task, way and initialisation are compared with each other, so that a comparison
+            between those stays fair.
         rival: measure TF-IDF with a linear model on the same examples, too.
         concurrency: how many trials run at once; ``auto`` is as many as the cluster has room for.
     """
@@ -80,7 +83,8 @@ class SearchConfig(Config):
     metric: str | None = None
     space: dict[str, Axis] = Field(default_factory=dict)
     trials: Count = Field(default=1, gt=0)
-    scheduler: Literal["asha", "none"] = "none"
+    searcher: Literal["random", "tpe"] = "random"
+    scheduler: Literal["asha", "median", "none"] = "none"
     rival: bool = True
     concurrency: Count | Literal["auto"] = "auto"
 
@@ -100,6 +104,26 @@ class SearchConfig(Config):
         if isinstance(concurrency, int) and concurrency < 1:
             raise ValueError("concurrency is at least 1, or auto")
         return concurrency
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> SearchConfig:
+        if self.searcher == "tpe":
+            if not self.drawn:
+                raise ValueError("searcher: tpe needs a key with choice, uniform or log_uniform to search in")
+            fixed = sorted(self.drawn.keys() & {"seed", "examples", "length"})
+            if fixed:
+                raise ValueError(f"searcher: tpe cannot search '{fixed[0]}'; give it a grid")
+        return self
+
+    @property
+    def grids(self) -> dict[str, list[Any]]:
+        """The keys of which each value is tried."""
+        return {key: axis.grid for key, axis in self.space.items() if axis.grid is not None}
+
+    @property
+    def drawn(self) -> dict[str, Axis]:
+        """The keys of which values are drawn."""
+        return {key: axis for key, axis in self.space.items() if axis.grid is None}
 
     def metric_of(self, kind: Kind) -> str:
         """The metric that decides in tasks of a kind, without ``validation_``.
@@ -126,13 +150,12 @@ def expand(adapt: AdaptConfig, search: SearchConfig, seed: int) -> list[AdaptCon
         ValueError: a value of the space is not possible for its key.
     """
     random = np.random.default_rng(seed)
-    grids = {key: axis.grid for key, axis in search.space.items() if axis.grid is not None}
-    drawn = {key: axis for key, axis in search.space.items() if axis.grid is None}
+    grids, drawn = search.grids, search.drawn
     found: dict[str, AdaptConfig] = {}
     for cell in itertools.product(*grids.values()):
         for _ in range(search.trials):
             values = dict(zip(grids, cell, strict=True)) | {k: axis.draw(random) for k, axis in drawn.items()}
-            trial = _changed(adapt, values)
+            trial = changed(adapt, values)
             found.setdefault(json.dumps(trial.effective(), sort_keys=True), trial)
     return list(found.values())
 
@@ -153,7 +176,7 @@ def parted(adapt: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return values, axes
 
 
-def _changed(adapt: AdaptConfig, values: dict[str, Any]) -> AdaptConfig:
+def changed(adapt: AdaptConfig, values: dict[str, Any]) -> AdaptConfig:
     whole = adapt.model_dump()
     for key, value in values.items():
         *rooms, last = key.split(".")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,8 @@ class Work:
     tasks: dict[str, Task]
     trials: list[PlannedTrial]
     text: BaseText | None = None
+    fingerprints: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Of each task: that of the base model, with its text, and that of the data."""
 
     @property
     def folder(self) -> Path:
@@ -71,12 +73,12 @@ class Work:
         """The trials without a result yet; those that failed are among them."""
         return [trial for trial in self.trials if not (self.trial_folder(trial) / "result.json").exists()]
 
-    def tokens(self, trials: Sequence[PlannedTrial]) -> dict[tuple[str, int], TaskTokens]:
-        """(task, length) → the tokens that these trials need."""
+    def tokens(self, pairs: Sequence[tuple[str, AdaptConfig]]) -> dict[tuple[str, int], TaskTokens]:
+        """(task, length) → the tokens that trials of these tasks with these settings need."""
         draws: dict[tuple[str, int], list[Draw]] = {}
-        for trial in trials:
-            own = trial.adapt.seed, trial.adapt.examples
-            draws.setdefault((trial.task, trial.length), []).append(own)
+        for task, adapt in pairs:
+            length = self.base.usable_length(adapt.length)
+            draws.setdefault((task, length), []).append((adapt.seed, adapt.examples))
         return {
             (name, length): encode_task(self.tasks[name], self.base.encoder(length), drawn)
             for (name, length), drawn in draws.items()
@@ -191,7 +193,14 @@ def prepare(recipe: FinetuneRecipe, trials: Sequence[AdaptConfig]) -> Work:
     folder.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, folder / "recipe.yaml")
     text = _text(recipe, base, tasks, trials)
-    return Work(recipe, base, tasks, _planned(base, tasks, trials, text), text)
+    model = base.fingerprint()
+    if text is not None:  # a trial without it measured less
+        model = f"{model} {text.fingerprint}"
+    fingerprints = {name: (model, task.fingerprint) for name, task in tasks.items()}
+    work = Work(recipe, base, tasks, [], text, fingerprints)
+    if recipe.search.searcher == "random":
+        work.trials.extend(planned(work, name, adapt) for name in tasks for adapt in trials)
+    return work
 
 
 def _text(
@@ -248,28 +257,25 @@ def check_fit(
             )
 
 
-def _planned(
-    base: BaseModel, tasks: dict[str, Task], trials: Sequence[AdaptConfig], text: BaseText | None
-) -> list[PlannedTrial]:
-    model = base.fingerprint()
-    if text is not None:  # a trial without it measured less
-        model = f"{model} {text.fingerprint}"
-    planned = []
-    for name, task in tasks.items():
-        data = task.fingerprint
-        for adapt in trials:
-            whole = json.dumps([model, data, adapt.effective()], sort_keys=True)
-            short = hashlib.sha256(whole.encode()).hexdigest()[:10]
-            planned.append(PlannedTrial(f"{name}-{adapt.way}-{adapt.init}-{short}", name, adapt))
-    return planned
+def planned(work: Work, task: str, adapt: AdaptConfig) -> PlannedTrial:
+    """The trial of a task with these settings."""
+    whole = json.dumps([*work.fingerprints[task], adapt.effective()], sort_keys=True)
+    short = hashlib.sha256(whole.encode()).hexdigest()[:10]
+    return PlannedTrial(f"{task}-{adapt.way}-{adapt.init}-{short}", task, adapt)
 
 
-def write_plan(work: Work, trial: PlannedTrial) -> None:
-    """Make a trial's folder with what it is going to do, and forget an earlier failure."""
+def write_plan(work: Work, trial: PlannedTrial, more: dict[str, Any] | None = None) -> None:
+    """Make a trial's folder with what it is going to do, and forget an earlier failure.
+
+    Args:
+        more: what a searcher wants to know of it again.
+    """
     folder = work.trial_folder(trial)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "error.json").unlink(missing_ok=True)
-    plan = {"trial": trial.id, "task": trial.task, "adapt": trial.adapt.model_dump(mode="json")}
+    plan = {"trial": trial.id, "task": trial.task, "adapt": trial.adapt.model_dump(mode="json")} | (
+        more or {}
+    )
     write_atomic(folder / "recipe.json", json.dumps(plan, indent=2) + "\n")
 
 
