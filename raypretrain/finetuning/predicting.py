@@ -33,7 +33,7 @@ class _Model:
         rows = list(batch["row"])
         texts = [text if isinstance(text, str) else tuple(text) for text in batch["text"]]
         said = self._predictor(texts)
-        return {"line": [as_line(row | more) for row, more in zip(rows, said, strict=True)]}
+        return {"line": [as_line(row | {"predicted": each}) for row, each in zip(rows, said, strict=True)]}
 
 
 def predict_files(
@@ -45,7 +45,8 @@ def predict_files(
     length: int = 200,
     say: Said = print,
 ) -> int:
-    """Write ``to``, a JSON line for each row of the files, in their order: the row, and what the model says of it.
+    """Write ``to``, a JSON line for each row of the files, in their order: the row, and as ``predicted`` what the
+    model says of it.
 
     Args:
         model: the folder of a released model.

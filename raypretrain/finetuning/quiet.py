@@ -18,12 +18,17 @@ QUIET = {
 
 
 @contextmanager
-def quiet_tune() -> Iterator[None]:
-    """Switch off what Tune prints, logs and writes by itself, for as long as the context lasts."""
-    before = {key: os.environ.get(key) for key in QUIET}
+def quiet_tune(ahead: int = 200) -> Iterator[None]:
+    """Switch off what Tune prints, logs and writes by itself, for as long as the context lasts.
+
+    Args:
+        ahead: so many trials wait for room; a searcher that learns is asked as late as can be.
+    """
+    changes = QUIET | {"TUNE_MAX_PENDING_TRIALS_PG": str(ahead)}
+    before = {key: os.environ.get(key) for key in changes}
     logger = logging.getLogger("ray.tune")
     level = logger.level
-    os.environ.update(QUIET)
+    os.environ.update(changes)
     logger.setLevel(logging.CRITICAL)
     try:
         yield

@@ -96,7 +96,7 @@ def search(
     rows = rows_of(work)
     best = _released(work, start, rows)
     comparison = compare(rows, work.goals)
-    described = work.described(with_rivals=recipe.search.rival)
+    described = work.described(with_rivals=recipe.search.rival and whole)
     seconds = round(time.perf_counter() - began, 3)
     summary = {"seconds": seconds, "best": best, "comparison": comparison, "tasks": described}
     paths = write_results(work.folder, rows, summary)
@@ -137,7 +137,10 @@ def _run(
     )
     watch = _Watch(work, coming, tell)
     scheduled = settings.scheduler != "none"
-    with quiet_tune(), tempfile.TemporaryDirectory(prefix=".tune-", dir=work.folder) as scratch:
+    with (
+        quiet_tune(ahead=1 if settings.searcher == "tpe" else 200),
+        tempfile.TemporaryDirectory(prefix=".tune-", dir=work.folder) as scratch,
+    ):
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -170,12 +173,10 @@ class _Coming(Searcher):
                 write_plan(work, trial)
         self._next = iter(self._studies or pending)
         self.pairs = [(trial.task, trial.adapt) for trial in pending]
-        if (
-            self._studies
-        ):  # what decides over the tokens is not searched: the settings drawn at random have it too
+        if self._studies:  # what decides over the tokens is not searched: any settings of the recipe have it
             self.pairs = [(name, adapt) for name in work.tasks for adapt in work.recipe.trials()]
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         trial = next(self._next, None)
         if trial is None:
             return str(Searcher.FINISHED)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from real_text import reviews
 
 from raypretrain.config import save_recipe
 from raypretrain.errors import ClusterError, RunError
@@ -39,7 +40,7 @@ def test_a_search_survives_a_trial_that_dies_and_is_not_repeated(recipe, tmp_pat
     table = pq.read_table(found.paths["table"]).to_pylist()
     assert [row["trial"] for row in table] == [row["trial"] for row in found.rows]
     assert json.loads(Path(found.paths["results"]).read_text())["best"]["mood"]["trial"] == best["trial"]
-    kept = list((tmp_path / "run" / "trials").glob("*/classifier.safetensors"))
+    kept = list((tmp_path / "run" / "trials").glob("*/trained.safetensors"))
     assert [path.parent.name for path in kept] == [best["trial"]]
     assert not list((tmp_path / "run").glob(".tune-*"))
     assert capfd.readouterr().out == ""
@@ -68,6 +69,49 @@ def test_asha_stops_bad_trials_but_never_a_whole_way_or_initialisation(recipe):
     assert all("test_accuracy" not in row for row in stopped)
     assert {row["adapt.init"] for row in found.rows if row["status"] == "finished"} == {"base", "scratch"}
     assert {row["init"] for row in found.comparison} == {"base", "scratch"}
+
+
+def test_the_median_rule_stops_what_is_worse_than_most(recipe):
+    rates = {"grid": [3e-3, 2e-3, 4e-3, 1e-9, 2e-9]}
+    adapt = {"epochs": 4, "learning_rate": rates, "warm_head": False}
+    found = search(recipe(adapt=adapt, search={"scheduler": "median", "concurrency": 1}))
+    stopped = {row["adapt.learning_rate"] for row in found.rows if row["status"] == "stopped"}
+    assert stopped
+    assert stopped <= {1e-9, 2e-9}
+
+
+def test_a_search_that_learns_tries_what_was_good_and_goes_on_with_what_it_had(recipe, tmp_path):
+    adapt = {"way": "head", "ridge": {"log_uniform": [1e-4, 1e4]}, "pooling": {"grid": ["mean", "last"]}}
+    first = recipe(adapt=adapt, search={"searcher": "tpe", "trials": 8, "metric": "validation_loss"})
+    events: list[dict[str, Any]] = []
+    found = search(first, events.append)
+    assert events[0] == {"event": "plan", "trials": 16, "done": 0}
+    assert len(found.rows) == 16
+    assert {row["status"] for row in found.rows} == {"finished"}
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "trials").glob("*/result.json")}
+    more = recipe(adapt=adapt, search={"searcher": "tpe", "trials": 20, "metric": "validation_loss"})
+    events.clear()
+    again = search(more, events.append)
+    assert events[0] == {"event": "plan", "trials": 40, "done": 16}
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    # Of 20 drawn evenly over eight orders of magnitude half would be above 1, where the loss is that of chance.
+    for pooling in ("mean", "last"):
+        tried = [row["adapt.ridge"] for row in again.rows if row["adapt.pooling"] == pooling]
+        assert len(tried) == 20
+        assert sum(ridge > 1 for ridge in tried[8:]) <= 5
+
+
+def test_a_base_with_its_text_is_shared_by_trials_that_replay_and_forget(recipe, base, tmp_path):
+    path = tmp_path / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in reviews(150)), encoding="utf-8")
+    text = {"path": str(path), "held_out": 0.2, "sequences": 16, "length": 48}
+    adapt = {"way": {"grid": ["full", "lora"]}, "replay": {"grid": [0, 0.25]}, "learning_rate": 3e-3}
+    found = search(recipe(base={"path": str(base), "text": text}, adapt=adapt))
+    assert len(found.rows) == 4
+    assert all("forgetting" in row for row in found.rows)
+    assert found.tasks["mood"]["rival"]["accuracy"] > 0.5
+    page = Path(found.paths["report"]).read_text(encoding="utf-8")
+    assert found.best["mood"]["trial"] in page
 
 
 def test_a_search_in_which_all_trials_fail_says_so_and_keeps_the_table(recipe, tmp_path):
