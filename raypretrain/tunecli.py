@@ -82,7 +82,8 @@ def predict(
 ) -> None:
     """Ask a released model about every row of FILES, with Ray Data, or about one text from stdin.
 
-    Written is a JSON line for each row: the row, and as `predicted` its label, labels, value, tags, embedding or answer.
+    Written is a JSON line for each row: the row, and as `predicted` its label, labels, value, tags, embedding or
+    answer.
 
     \b
     Examples:

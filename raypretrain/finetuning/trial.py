@@ -88,7 +88,7 @@ def run_trial(
     folder.mkdir(parents=True, exist_ok=True)
     line: dict[str, Any] = {}
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics:
-        trial = _Trial(start, task, adapt, cache or FeatureCache())
+        trial = RunningTrial(start, task, adapt, cache or FeatureCache())
         best = _Best(trial.model, goal, adapt.patience)
         for epoch, loss in enumerate(trial.epochs(), start=1):
             line = {"epoch": epoch, "train_loss": loss} | trial.scores("validation")
@@ -158,7 +158,7 @@ def usual_goal(kind: Kind) -> Goal:
     return Goal(metric, kind.metrics[metric])
 
 
-class _Trial:
+class RunningTrial:
     """A trial under way: its model, its examples, and how both are looked at."""
 
     def __init__(self, start: Start, task: TaskTokens, adapt: AdaptConfig, cache: FeatureCache) -> None:

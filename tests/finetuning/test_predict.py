@@ -80,7 +80,7 @@ def test_a_folder_that_is_no_model_is_one_line(tmp_path, models):
 def test_rows_without_a_text_are_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "one"}\n{"text": ""}\n')
-    with pytest.raises(InputError, match="rows.jsonl:2: column 'text': the text is empty"):
+    with pytest.raises(InputError, match=r"rows\.jsonl:2: column 'text': the text is empty"):
         list(texts_of(LabelledFile(path=str(path))))
 
 

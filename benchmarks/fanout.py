@@ -1,0 +1,116 @@
+"""Many small trials: the wall time of a search against what its trials take bare, and against a loop of ``Trainer``.
+
+- bare: the sum of the trials' own times, run one after the other in one process, ÷ the trials at once.
+- the loop: one process a trial, one after the other, each with all CPUs, as ``for seed in …; do python …`` does.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import ray
+import torch
+from report import Row, parser, report, say_load, show
+from tuning_data import recipe, write_base, write_labelled
+
+from raypretrain.finetuning.head import FeatureCache
+from raypretrain.finetuning.search import search
+from raypretrain.finetuning.trial import run_trial
+from raypretrain.finetuning.work import prepare
+from raypretrain.training.cluster import connect
+
+BUDGET = {"epochs": 2, "batch": 16, "length": 128}
+RATE = 1e-3
+
+
+def main() -> None:
+    """Print both ratios."""
+    options = parser(__doc__ or "")
+    options.add_argument("--trials", type=int, default=16)
+    options.add_argument("--train", type=int, default=500, help="labelled examples of a trial")
+    options.add_argument("--slots", type=int, default=2, help="trials at once, of a CPU each")
+    given = options.parse_args()
+    if given.quick:
+        given.trials, given.train = 4, 100
+    say_load()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        base = write_base(folder / "base")
+        write_labelled(folder, given.train, 500)
+        bare = _bare(folder, base, given.trials)
+        loop = _shell_loop(folder, base, given.trials)
+        whole, starts = _search(folder, base, given.trials, given.slots)
+    parts = [["bare, one after the other", bare], ["shell loop of Trainer", loop], ["search", whole]]
+    parts += [["start of a trial to its first epoch's end, median", starts]]
+    show(f"{given.trials} trials, {given.slots} at once", ["", "seconds"], parts)
+    rows = [
+        Row(
+            "the trials' own time ÷ slots, against the search",
+            whole,
+            bare / given.slots,
+            goal=1 / 1.25,
+            less=True,
+        ),
+        Row("a shell loop of Trainer against the search", whole, loop, goal=2.0, less=True),
+    ]
+    report("fan-out", "s", rows, given.json)
+
+
+def _recipe(folder: Path, base: Path, name: str, trials: int) -> object:
+    adapt = BUDGET | {"learning_rate": RATE, "seed": {"grid": list(range(trials))}}
+    return recipe(folder, base, name, adapt=adapt, search={"rival": False})
+
+
+def _bare(folder: Path, base: Path, trials: int) -> float:
+    """Seconds of the trials themselves, with a thread each."""
+    wanted = _recipe(folder, base, "bare", trials)
+    work = prepare(wanted, wanted.trials())
+    start = work.start()
+    tokens = work.tokens([(trial.task, trial.adapt) for trial in work.trials])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    cache, seconds = FeatureCache(), 0.0
+    for trial in work.trials:
+        begun = time.perf_counter()
+        run_trial(start, tokens[trial.task, trial.length], trial.adapt, work.trial_folder(trial), cache=cache)
+        seconds += time.perf_counter() - begun
+    torch.set_num_threads(threads)
+    return seconds
+
+
+def _shell_loop(folder: Path, base: Path, trials: int) -> float:
+    script = Path(__file__).with_name("tuning_peer.py")
+    begun = time.perf_counter()
+    for seed in range(trials):
+        options = [f"--{name}={value}" for name, value in (BUDGET | {"rate": RATE, "seed": seed}).items()]
+        done = subprocess.run(
+            [sys.executable, str(script), str(base), str(folder), *options], capture_output=True, text=True
+        )
+        if done.returncode:
+            sys.exit(done.stderr)
+        json.loads(done.stdout.splitlines()[-1])
+    return time.perf_counter() - begun
+
+
+def _search(folder: Path, base: Path, trials: int, slots: int) -> tuple[float, float]:
+    """Seconds from the command to its table, Ray's own start left out; and those of a trial's first epoch."""
+    connect(None)
+    wanted = _recipe(folder, base, "search", trials)
+    begun = time.perf_counter()
+    found = search(wanted)
+    seconds = time.perf_counter() - begun
+    assert all(row["status"] == "finished" for row in found.rows)
+    ray.shutdown()
+    firsts = []
+    for path in (folder / "search" / "trials").glob("*/metrics.jsonl"):
+        firsts.append(json.loads(path.read_text(encoding="utf-8").splitlines()[0])["seconds"])
+    return seconds, sorted(firsts)[len(firsts) // 2]
+
+
+if __name__ == "__main__":
+    main()
