@@ -20,7 +20,7 @@ def train(
     """Train and measure it; seconds of the training alone, and the test accuracy."""
     import numpy as np
     import torch
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,
@@ -28,7 +28,11 @@ def train(
         Trainer,
         TrainingArguments,
     )
+    from transformers.utils import logging
 
+    disable_progress_bars()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
 
     def read(name: str) -> Any:
@@ -53,7 +57,7 @@ def train(
             per_device_train_batch_size=batch,
             per_device_eval_batch_size=64,
             learning_rate=rate,
-            warmup_ratio=0.1,
+            warmup_steps=0.1,  # a share of them
             weight_decay=0.01,
             seed=seed,
             report_to=[],

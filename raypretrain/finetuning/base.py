@@ -16,7 +16,8 @@ from raypretrain.finetuning.base_text import BaseTextConfig
 from raypretrain.finetuning.encode import Encoder
 from raypretrain.models.config import read_json_object, read_shape
 from raypretrain.models.shape import ModelShape
-from raypretrain.storage import sha256_file
+from raypretrain.storage import is_remote, sha256_file
+from raypretrain.training.fetching import fetch_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,11 +34,14 @@ class BaseConfig(Config):
 
     Args:
         path: the folder of a released model in Hugging Face's layout (``raypretrain export`` writes one):
-            ``config.json``, ``model.safetensors``, ``tokenizer.json``.
+            ``config.json``, ``model.safetensors``, ``tokenizer.json``; the folder of a run that released one; or the
+            URL of a model in a store, which is read once and kept in the run's folder.
+        endpoint_url: of the store, if it is not AWS.
         text: what it learned from: with it, what each trial forgets is measured, and some of it can be replayed.
     """
 
     path: Location
+    endpoint_url: str | None = None
     text: BaseTextConfig | None = None
 
 
@@ -87,14 +91,29 @@ class BaseModel:
         return length
 
 
-def open_base(config: BaseConfig) -> BaseModel:
+def open_base(config: BaseConfig, fetched: Path | None = None) -> BaseModel:
     """Check a base model's folder, weights aside.
 
+    Args:
+        fetched: where a model is put that is in a store.
+
     Raises:
+        StorageError: it cannot be fetched.
         InputError: no folder, a file that is missing or broken, another architecture, a tokenizer that does
         not fit.
     """
+    if is_remote(config.path):
+        assert fetched is not None
+        options = {"endpoint_url": config.endpoint_url} if config.endpoint_url else None
+        fetch_model(config.path, fetched, options)
+        return _opened(fetched)
     folder = Path(config.path)
+    if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
+        folder = folder / "model"  # a run's folder
+    return _opened(folder)
+
+
+def _opened(folder: Path) -> BaseModel:
     if not folder.is_dir():
         raise InputError("there is no such folder", where=str(folder), fix="give base.path a released model")
     values = read_json_object(

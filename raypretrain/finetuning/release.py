@@ -1,4 +1,4 @@
-"""The best classifier of a task, released: a folder that ``transformers`` loads and that predicts alike."""
+"""The best model of a task, released: a folder that ``transformers`` loads and that predicts alike."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
+from raypretrain.finetuning.card import write_card
 from raypretrain.finetuning.chat import PLAIN_TEMPLATE
 from raypretrain.finetuning.trial import WEIGHTS, Start, rebuild, run_trial
 from raypretrain.finetuning.work import PlannedTrial, Work
+from raypretrain.models.lora import is_adapter
+from raypretrain.models.lora_files import save_peft
 from raypretrain.models.releasing import Special
 from raypretrain.storage import write_atomic
 
@@ -20,7 +25,8 @@ def release(work: Work, start: Start, trial: PlannedTrial, result: dict[str, Any
     """Write ``best/<task>`` for the classes of ``transformers`` that fit the task's kind, and ``AutoTokenizer``.
 
     ``truncation=True`` alone cuts texts as the trial did: the length is in the tokenizer's config.
-    ``trial.json`` says which trial this is and what it measured.
+    ``trial.json`` says which trial this is and what it measured, ``README.md`` the same to people. Adapters are merged,
+    and lie in ``adapter`` as the library ``peft`` reads them.
     """
     task, base = work.tasks[trial.task], work.base
     folder = work.folder / "best" / trial.task
@@ -35,6 +41,12 @@ def release(work: Work, start: Start, trial: PlannedTrial, result: dict[str, Any
         if (base.folder / name).exists():
             shutil.copyfile(base.folder / name, folder / name)
     _fit_tokenizer_config(folder, base.tokenizer, base.pad, trial.length, task.kind.learns_output)
+    if trial.adapt.way == "lora":
+        state = load_file(work.trial_folder(trial) / WEIGHTS)
+        own = {name.removeprefix("network."): weight for name, weight in state.items()}
+        adapters = {name: weight for name, weight in own.items() if is_adapter(name)}
+        save_peft(adapters, base.shape, trial.adapt.lora, folder / "adapter", base.folder.name)
+    write_card(work, trial, result, folder)
     write_atomic(folder / "trial.json", json.dumps({"trial": trial.id} | result, indent=2) + "\n")
     return folder
 

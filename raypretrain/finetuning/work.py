@@ -183,13 +183,13 @@ def prepare(recipe: FinetuneRecipe, trials: Sequence[AdaptConfig]) -> Work:
     Raises:
         RaypretrainError: what is wrong with the base model, a task's files, or the folder.
     """
-    base = open_base(recipe.base)
+    folder = Path(recipe.run.folder)
+    base = open_base(recipe.base, folder / "base")
     trials = [adapt.model_copy(update={"length": base.usable_length(adapt.length)}) for adapt in trials]
     tasks = {config.name: load_task(config) for config in recipe.tasks}
     for task in tasks.values():
         check_fit(task, base, recipe.search, trials, recipe.base.text is not None)
     check_writable(recipe.run.folder)
-    folder = Path(recipe.run.folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, folder / "recipe.yaml")
     text = _text(recipe, base, tasks, trials)

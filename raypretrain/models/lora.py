@@ -105,13 +105,14 @@ def _is_target(name: str, config: LoraConfig) -> bool:
     return room == "blocks" and config.targets in ("all", inside.split(".")[1])
 
 
-def _is_adapter(name: str) -> bool:
+def is_adapter(name: str) -> bool:
+    """Whether a weight of this name is an adapter's."""
     return name.endswith((".lora_a", ".lora_b", ".magnitude"))
 
 
 def adapter_state(network: LanguageModel) -> dict[str, Tensor]:
     """What :func:`add_adapters` has added, by name, fp32; empty for a network without adapters."""
-    return {name: weight for name, weight in network.state_dict().items() if _is_adapter(name)}
+    return {name: weight for name, weight in network.state_dict().items() if is_adapter(name)}
 
 
 def load_adapters(network: LanguageModel, adapters: Mapping[str, Tensor], where: str) -> None:
@@ -138,6 +139,6 @@ def merged_state(network: LanguageModel) -> dict[str, Tensor]:
 
     The adapted matrices are new, in the dtype of the frozen ones; the other weights are the network's own.
     """
-    state = {name: weight for name, weight in network.state_dict().items() if not _is_adapter(name)}
+    state = {name: weight for name, weight in network.state_dict().items() if not is_adapter(name)}
     adapted = {name: m.merged() for name, m in network.named_modules() if isinstance(m, AdaptedLinear)}
     return state | {f"{name}.weight": weight for name, weight in adapted.items()}

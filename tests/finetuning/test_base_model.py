@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from raypretrain import storage
 from raypretrain.errors import InputError
 from raypretrain.finetuning.base import BaseConfig, open_base, pack, unpack
 from raypretrain.finetuning.finetune import finetune
@@ -125,3 +127,22 @@ def test_packed_weights_come_back_bit_by_bit_even_from_read_only_memory(dtype):
         array.flags.writeable = False
     back = unpack(packed)
     assert all(torch.equal(back[name], state[name]) and back[name].dtype == dtype for name in state)
+
+
+def test_a_model_in_a_store_is_read_once_for_all_trials(recipe, base, tmp_path):
+    url = "memory://bases/small"
+    storage.upload_folder(base, url)
+    wanted = recipe(base={"path": url}, adapt={"way": "head"})
+    found = finetune(wanted)["tasks"]["mood"]
+    assert (tmp_path / "run" / "base" / "model.safetensors").read_bytes() == (
+        base / "model.safetensors"
+    ).read_bytes()
+    fsspec.filesystem("memory").rm("memory://bases", recursive=True)
+    again = finetune(recipe(base={"path": str(base)}, adapt={"way": "head"}))["tasks"]["mood"]
+    assert again["trial"] == found["trial"]  # the same model, wherever it comes from
+
+
+def test_the_folder_of_a_run_stands_for_the_model_that_it_released(recipe, base, tmp_path):
+    shutil.copytree(base, tmp_path / "pretraining" / "model")
+    model = open_base(BaseConfig(path=str(tmp_path / "pretraining")))
+    assert model.folder == tmp_path / "pretraining" / "model"

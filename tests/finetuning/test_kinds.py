@@ -142,6 +142,8 @@ def test_embeddings_are_the_same_in_transformers(on, tuned):
     right = (likeness.argmax(dim=1) == torch.arange(40)).float().mean()
     assert right.item() == pytest.approx(row["test_recall_at_1"], abs=0.03)
     assert row["test_recall_at_1"] > 0.2
+    parts = json.loads((Path(row["model"]) / "modules.json").read_text())
+    assert [part["type"].rpartition(".")[2] for part in parts] == ["Transformer", "Pooling", "Normalize"]
 
 
 def test_preferred_answers_become_likelier_than_by_the_reference(tuned, base):
@@ -220,3 +222,14 @@ def test_a_task_of_each_kind_learns_what_is_in_its_examples(kind, on, tuned):
 def test_what_does_not_fit_is_one_line(kind, on, adapt, message, tuned):
     with pytest.raises((RecipeError, InputError, Exception), match=message.replace(".", r"\.")):
         tuned(kind, on, **adapt)
+
+
+def test_the_card_says_what_it_was_made_of_and_no_place(tuned, tmp_path):
+    row = tuned("classify", "base", way="lora")
+    card = (Path(row["model"]) / "README.md").read_text(encoding="utf-8")
+    assert f"| accuracy (decides) | {row['validation_accuracy']:.4f} | {row['test_accuracy']:.4f} |" in card
+    assert "| way | lora |" in card
+    assert "AutoModelForSequenceClassification" in card
+    assert "forgot of the base model's task was not measured" in card
+    assert str(tmp_path.parent) not in card
+    assert json.loads((Path(row["model"]) / "adapter" / "adapter_config.json").read_text())["r"] == 8

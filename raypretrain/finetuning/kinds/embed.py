@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from raypretrain.finetuning.kinds.kind import Batch, Details, Kind, Row
 from raypretrain.finetuning.labelled import Example
 from raypretrain.finetuning.rows import LabelledFile, text_of
 from raypretrain.finetuning.scores import class_losses
+from raypretrain.storage import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -102,3 +104,18 @@ class Embed(Kind):
         from raypretrain.models.releasing import save_embedder
 
         save_embedder(dict(model.network.state_dict()), model.network.shape, folder, special)
+        # As the library sentence-transformers has its models: the network, the mean, length 1.
+        parts = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+        modules = [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(parts)
+        ]
+        pooling = {
+            "word_embedding_dimension": model.network.shape.width,
+            "pooling_mode_cls_token": False,
+            "pooling_mode_mean_tokens": True,
+        }
+        for name, values in (("modules.json", modules), ("1_Pooling/config.json", pooling)):
+            (folder / name).parent.mkdir(exist_ok=True)
+            write_atomic(folder / name, json.dumps(values, indent=2) + "\n")
+        (folder / "2_Normalize").mkdir(exist_ok=True)
