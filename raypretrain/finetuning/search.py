@@ -26,6 +26,7 @@ from raypretrain.finetuning.release import forget_weights, release
 from raypretrain.finetuning.results import Goals, Row, best_of, compare, write_results
 from raypretrain.finetuning.schedulers import Fair, adapt_of
 from raypretrain.finetuning.studies import Studies
+from raypretrain.finetuning.tracking import check_trackers, trackers
 from raypretrain.finetuning.work import (
     Progress,
     Work,
@@ -88,6 +89,7 @@ def search(
     """
     began = time.perf_counter()
     tell = progress or (lambda event: None)
+    check_trackers(recipe.search.track)
     work = prepare(recipe, recipe.trials())
     coming = _Coming(work)
     tell({"event": "plan", "trials": coming.done + coming.total, "done": coming.done})
@@ -152,7 +154,10 @@ def _run(
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                name="search", storage_path=str(Path(scratch).resolve()), callbacks=[watch], verbose=0
+                name="search",
+                storage_path=str(Path(scratch).resolve()),
+                callbacks=[watch, *trackers(settings.track, work.folder)],
+                verbose=0,
             ),
         )
         tuner.fit()
@@ -175,6 +180,10 @@ class _Coming(Searcher):
         self.pairs = [(trial.task, trial.adapt) for trial in pending]
         if self._studies:  # what decides over the tokens is not searched: any settings of the recipe have it
             self.pairs = [(name, adapt) for name in work.tasks for adapt in work.recipe.trials()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles it for its own way of resuming, which is not ours.
+        return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         trial = next(self._next, None)

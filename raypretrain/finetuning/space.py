@@ -77,6 +77,7 @@ class SearchConfig(Config):
             Only trials of the same task, way and initialisation are compared with each other, so that a comparison
             between those stays fair.
         rival: measure TF-IDF with a linear model on the same examples, too.
+        track: where the numbers of every epoch go as well.
         concurrency: how many trials run at once; ``auto`` is as many as the cluster has room for.
     """
 
@@ -86,6 +87,7 @@ class SearchConfig(Config):
     searcher: Literal["random", "tpe"] = "random"
     scheduler: Literal["asha", "median", "none"] = "none"
     rival: bool = True
+    track: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(default=[])
     concurrency: Count | Literal["auto"] = "auto"
 
     @field_validator("space")

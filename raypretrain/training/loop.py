@@ -92,6 +92,9 @@ class Hooks(Protocol):
     def request(self) -> Request:
         """What this worker was asked to do after this step."""
 
+    def agreed(self, request: Request) -> None:
+        """Called by every worker with what all of them do after this step."""
+
     def phase(self, name: str, step: int | None = None) -> object:
         """What this worker does from now on; every worker enters the same phases. ``step`` is given as it begins."""
 
@@ -168,6 +171,7 @@ def train(
         last = step == length.steps or everyone.request == Request.STOP
         if step % length.evaluate_every == 0 or step == length.steps:
             evaluate(engine, held_out, step, tokens, place, hooks)
+        hooks.agreed(everyone.request)
         urgent = last or everyone.request != Request.NOTHING or verdict.action == "rewind"
         if urgent or hooks.save_due(step):
             hooks.phase("checkpoint")

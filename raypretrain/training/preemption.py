@@ -25,35 +25,43 @@ class Preemption:
         self._saved_at: float | None = None
         self._notice: Notice | None = None
         self._told = ""
+        self._fits, self._estimate = True, 0.0
         self.step_seconds = 0.0
 
     def saved(self, seconds: float) -> None:
         """A checkpoint was just written, in so many seconds."""
         self._save_seconds, self._saved_at = seconds, time.time()
 
-    def request(self, rank: int, note: Callable[[str], None], events: Events) -> Request:
-        """What this worker asks for after this step. Rank 0 says and records it."""
+    def request(self) -> Request:
+        """What this worker asks for after this step."""
         notice = self._hear()
         if notice is None:
             return Request.NOTHING
-        now = time.time()
-        estimate = save_estimate(self._save_seconds, self._bytes)
-        request, fits = notice.request(now, estimate, self.step_seconds, self._saved_at)
-        if rank == 0:
-            at = datetime.fromtimestamp(notice.deadline, UTC).strftime("%H:%M:%S UTC")
-            says = {
-                Request.SAVE: f"a node is being reclaimed at {at}: saving a checkpoint, and going on until then",
-                Request.REGROUP: f"a node is being reclaimed at {at}: saving a checkpoint and going on without it",
-                Request.NOTHING: f"a node is being reclaimed at {at}: no checkpoint fits before that "
-                f"(about {estimate:.1f} s), so the last one counts",
-            }
-            if (request or not fits) and says[request] != self._told:
-                self._told = says[request]
-                note(self._told)
-                events.append(
-                    "preempted", deadline=notice.deadline, request=request.name.lower(), estimate=estimate
-                )
+        self._estimate = save_estimate(self._save_seconds, self._bytes)
+        request, self._fits = notice.request(time.time(), self._estimate, self.step_seconds, self._saved_at)
         return request
+
+    def tell(self, agreed: Request, note: Callable[[str], None], events: Events) -> None:
+        """Say and record what all workers do: another one may have asked for it, whose clock is a moment ahead."""
+        if self._notice is None or (agreed == Request.NOTHING and self._fits):
+            return
+        at = datetime.fromtimestamp(self._notice.deadline, UTC).strftime("%H:%M:%S UTC")
+        says = {
+            Request.SAVE: f"a node is being reclaimed at {at}: saving a checkpoint, and going on until then",
+            Request.REGROUP: f"a node is being reclaimed at {at}: saving a checkpoint and going on without it",
+            Request.NOTHING: f"a node is being reclaimed at {at}: no checkpoint fits before that "
+            f"(about {self._estimate:.1f} s), so the last one counts",
+        }
+        said = says.get(agreed, "")
+        if said and said != self._told:
+            self._told = said
+            note(said)
+            events.append(
+                "preempted",
+                deadline=self._notice.deadline,
+                request=agreed.name.lower(),
+                estimate=self._estimate,
+            )
 
     def _hear(self) -> Notice | None:
         """Ray's notice, without its public call: that is a barrier over all workers, every step."""

@@ -243,8 +243,11 @@ class Worker:
         raise corrupted(self.job.folder, step, ranks, nodes)
 
     def request(self) -> Request:
-        preempted = self.preemption.request(self.rank, self.poster.note, self.events)
-        return agree([self.poster.asked(), preempted])
+        return agree([self.poster.asked(), self.preemption.request()])
+
+    def agreed(self, request: Request) -> None:
+        if self.rank == 0:
+            self.preemption.tell(request, self.poster.note, self.events)
 
     # What happens before the first step.
 

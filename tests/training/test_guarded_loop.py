@@ -97,6 +97,9 @@ class World:
     def request(self) -> Request:
         return Request.NOTHING
 
+    def agreed(self, request: Request) -> None:
+        assert request == Request.NOTHING
+
     def phase(self, name: str, step: int | None = None) -> None:
         pass
 
