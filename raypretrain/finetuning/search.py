@@ -161,7 +161,7 @@ def _run(
             ),
         )
         tuner.fit()
-    return watch.ended >= coming.total
+    return coming.over and watch.ended == coming.given
 
 
 class _Coming(Searcher):
@@ -177,6 +177,7 @@ class _Coming(Searcher):
             for trial in pending:
                 write_plan(work, trial)
         self._next = iter(self._studies or pending)
+        self.given, self.over = 0, False
         self.pairs = [(trial.task, trial.adapt) for trial in pending]
         if self._studies:  # what decides over the tokens is not searched: any settings of the recipe have it
             self.pairs = [(name, adapt) for name in work.tasks for adapt in work.recipe.trials()]
@@ -188,7 +189,10 @@ class _Coming(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         trial = next(self._next, None)
         if trial is None:
+            self.over = True
             return str(Searcher.FINISHED)
+        self.given += 1
+        self.over = self.given == self.total
         return {"trial": trial.id, "task": trial.task, "adapt": trial.adapt.model_dump_json()}
 
     def on_trial_complete(

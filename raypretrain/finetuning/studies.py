@@ -68,14 +68,22 @@ class Studies:
         base = work.recipe.adapt.model_dump(mode="json")
         whole = json.dumps([work.fingerprints[task], cell, axes, base], sort_keys=True, default=str)
         key = hashlib.sha256(whole.encode()).hexdigest()[:10]
-        sampler = optuna.samplers.TPESampler(
-            seed=work.recipe.run.seed + int(key[:6], 16),
+        directions = optuna.study.StudyDirection
+        direction = directions.MAXIMIZE if work.goals[task].larger_is_better else directions.MINIMIZE
+        made = _Study(task, cell, key, optuna.create_study(direction=direction))
+        self._seed(made)
+        return made
+
+    def _seed(self, study: _Study) -> None:
+        """So that a search which goes on does not draw again what it has drawn."""
+        import optuna
+
+        study.known.sampler = optuna.samplers.TPESampler(
+            seed=self._work.recipe.run.seed + int(study.key[:6], 16) + study.asked,
             n_startup_trials=STARTING,
             multivariate=True,
             constant_liar=True,  # several trials run at once
         )
-        direction = "maximize" if work.goals[task].larger_is_better else "minimize"
-        return _Study(task, cell, key, optuna.create_study(sampler=sampler, direction=direction))
 
     def _restore(self) -> None:
         """Learn again what the trials of this search have shown that are in the run's folder."""
@@ -95,6 +103,8 @@ class Studies:
                 self._learn(study, plan["values"], json.loads(result.read_text(encoding="utf-8")))
             else:
                 study.again.append(trial)
+        for study in self._studies:
+            self._seed(study)
 
     def _learn(self, study: _Study, values: dict[str, Any], result: dict[str, Any]) -> None:
         import optuna
@@ -115,15 +125,21 @@ class Studies:
             for study in self._studies:
                 if study.again:
                     yield study.again.pop(0)
-                elif study.asked < self._trials:
-                    yield self._ask(study)
+                elif study.asked < self._trials and (trial := self._ask(study)):
+                    yield trial
         yield from (trial for study in self._studies for trial in study.again)
 
-    def _ask(self, study: _Study) -> PlannedTrial:
+    def _ask(self, study: _Study) -> PlannedTrial | None:
+        """The next trial; None if it is one that there was."""
+        import optuna
+
         made = {name: _distribution(axis) for name, axis in self._axes.items()}
         asked = study.known.ask(made)
         study.asked += 1
         trial = planned(self._work, study.task, self._adapt(study, asked.params))
+        if trial.id in self._of:
+            study.known.tell(asked, state=optuna.trial.TrialState.PRUNED)
+            return None
         self._work.trials.append(trial)
         self._of[trial.id] = study
         study.open[trial.id] = asked

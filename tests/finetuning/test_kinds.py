@@ -176,6 +176,7 @@ def test_preferred_answers_become_likelier_than_by_the_reference(tuned, base):
     assert np.logaddexp(0, -margin).mean() == pytest.approx(row["test_loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "on"), CASES)
 def test_a_task_of_each_kind_learns_what_is_in_its_examples(kind, on, tuned):
     row = tuned(kind, on, epochs=8, learning_rate=5e-3)

@@ -115,6 +115,6 @@ def test_broken_files_are_named(tmp_path):
     _fails(tmp_path / "f.parquet", "is damaged")
     (tmp_path / "g.csv").write_text("text,label\n")
     _fails(tmp_path / "g.csv", "holds no example")
-    (tmp_path / "h.txt").write_text("text")
-    _fails(tmp_path / "h.txt", "is of an unknown kind; known: .csv")
+    (tmp_path / "h.doc").write_text("text")
+    _fails(tmp_path / "h.doc", "is of an unknown kind; known: .csv")
     _fails(tmp_path / "nothing.csv", "no file matches")
