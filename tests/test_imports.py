@@ -37,7 +37,7 @@ RAY = {
     "tokens/dealer.py", "tokens/stream.py",
     "training/board.py", "training/cluster.py", "training/elastic.py", "training/preemption.py",
     "training/pretrain.py", "training/standby.py", "training/supervisor.py", "training/worker.py",
-    "finetuning/predicting.py", "finetuning/schedulers.py", "finetuning/search.py",
+    "finetuning/coming.py", "finetuning/predicting.py", "finetuning/schedulers.py", "finetuning/search.py",
     "finetuning/tracking.py",
 }  # fmt: skip
 DEEPSPEED = {"training/engine.py"}

@@ -7,6 +7,7 @@ import traceback
 from typing import Any
 
 from raypretrain.errors import RaypretrainError
+from raypretrain.finetuning.described import described
 from raypretrain.finetuning.head import FeatureCache
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.release import release
@@ -58,7 +59,7 @@ def finetune(recipe: FinetuneRecipe, progress: Progress | None = None) -> dict[s
         if trial.task in tasks:
             tasks[trial.task]["model"] = str(release(work, start, trial, tasks[trial.task]))
     seconds = round(time.perf_counter() - began, 3)
-    summary = {"seconds": seconds, "best": tasks, "comparison": [], "tasks": work.described()}
+    summary = {"seconds": seconds, "best": tasks, "comparison": [], "tasks": described(work)}
     paths = write_results(work.folder, rows, summary)
     refuse_if_all_failed(work, rows)
     return {"folder": str(work.folder), "seconds": seconds, "tasks": tasks, "paths": paths}

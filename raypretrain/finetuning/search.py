@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
-from ray.tune.search import Searcher
 
 from raypretrain.errors import ClusterError, RaypretrainError
+from raypretrain.finetuning.coming import Coming
+from raypretrain.finetuning.described import described
 from raypretrain.finetuning.encode import TaskTokens
 from raypretrain.finetuning.head import FeatureCache
 from raypretrain.finetuning.quiet import quiet_tune
@@ -25,7 +26,6 @@ from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.release import forget_weights, release
 from raypretrain.finetuning.results import Goals, Row, best_of, compare, write_results
 from raypretrain.finetuning.schedulers import Fair, adapt_of
-from raypretrain.finetuning.studies import Studies
 from raypretrain.finetuning.tracking import check_trackers, trackers
 from raypretrain.finetuning.work import (
     Progress,
@@ -34,7 +34,6 @@ from raypretrain.finetuning.work import (
     refuse_if_all_failed,
     rows_of,
     write_failure,
-    write_plan,
     write_stopped,
 )
 from raypretrain.training import cluster
@@ -91,21 +90,21 @@ def search(
     tell = progress or (lambda event: None)
     check_trackers(recipe.search.track)
     work = prepare(recipe, recipe.trials())
-    coming = _Coming(work)
+    coming = Coming(work)
     tell({"event": "plan", "trials": coming.done + coming.total, "done": coming.done})
     start = work.start()
     whole = not coming.total or _run(work, start, coming, tell, connect)
     rows = rows_of(work)
     best = _released(work, start, rows)
     comparison = compare(rows, work.goals)
-    described = work.described(with_rivals=recipe.search.rival and whole)
+    tasks = described(work, with_rivals=recipe.search.rival and whole)
     seconds = round(time.perf_counter() - began, 3)
-    summary = {"seconds": seconds, "best": best, "comparison": comparison, "tasks": described}
+    summary = {"seconds": seconds, "best": best, "comparison": comparison, "tasks": tasks}
     paths = write_results(work.folder, rows, summary)
     if not whole:
         raise KeyboardInterrupt
     refuse_if_all_failed(work, rows)
-    return SearchResult(rows, best, comparison, described, paths, seconds)
+    return SearchResult(rows, best, comparison, tasks, paths, seconds)
 
 
 def _released(work: Work, start: Start, rows: list[Row]) -> dict[str, Row]:
@@ -118,7 +117,7 @@ def _released(work: Work, start: Start, rows: list[Row]) -> dict[str, Row]:
 
 
 def _run(
-    work: Work, start: Start, coming: _Coming, tell: Progress, connect: Callable[[], None] | None
+    work: Work, start: Start, coming: Coming, tell: Progress, connect: Callable[[], None] | None
 ) -> bool:
     """Run trials under Ray Tune. False if somebody interrupted it."""
     tokens = work.tokens(coming.pairs)
@@ -164,55 +163,6 @@ def _run(
     return coming.over and watch.ended == coming.given
 
 
-class _Coming(Searcher):
-    """What Tune asks for the next trial: those that are planned, or what a searcher makes of the results."""
-
-    def __init__(self, work: Work) -> None:
-        super().__init__()
-        self._studies = Studies(work) if work.recipe.search.searcher != "random" else None
-        pending = work.pending()
-        self.done = len(work.trials) - len(pending)
-        self.total = self._studies.total - self.done if self._studies else len(pending)
-        if not self._studies:
-            for trial in pending:
-                write_plan(work, trial)
-        self._next = iter(self._studies or pending)
-        self.given, self.over = 0, False
-        self.pairs = [(trial.task, trial.adapt) for trial in pending]
-        if self._studies:  # what decides over the tokens is not searched: any settings of the recipe have it
-            self.pairs = [(name, adapt) for name in work.tasks for adapt in work.recipe.trials()]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles it for its own way of resuming, which is not ours.
-        return {}
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        trial = next(self._next, None)
-        if trial is None:
-            self.over = True
-            return str(Searcher.FINISHED)
-        self.given += 1
-        self.over = self.given == self.total
-        return {"trial": trial.id, "task": trial.task, "adapt": trial.adapt.model_dump_json()}
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """The results come by :class:`_Watch`, which knows the trial's name."""
-
-    def tell(self, trial: str, value: float | None) -> None:
-        """What a trial came to; None if it failed."""
-        if self._studies:
-            self._studies.tell(trial, value)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: what is done is in the run's folder."""
-        Path(checkpoint_path).touch()
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as of :meth:`save`."""
-
-
 _CACHE = FeatureCache()
 """Of a trial's process: Tune gives the process to the next trial of the same search."""
 
@@ -241,7 +191,7 @@ def _trial(
 class _Watch(tune.Callback):
     """Tells what happens, and records what a trial cannot record itself: that it was stopped, or died."""
 
-    def __init__(self, work: Work, coming: _Coming, tell: Progress) -> None:
+    def __init__(self, work: Work, coming: Coming, tell: Progress) -> None:
         self.work, self.coming, self.tell = work, coming, tell
         self.ended = 0
 

@@ -18,10 +18,11 @@ from raypretrain.errors import InputError
 from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.base import Packed, unpack
 from raypretrain.finetuning.base_text import BaseText
+from raypretrain.finetuning.best_epoch import BestEpoch, usual_goal
 from raypretrain.finetuning.encode import Encoded, TaskTokens
 from raypretrain.finetuning.forgetting import forgotten, recall
 from raypretrain.finetuning.head import FeatureCache
-from raypretrain.finetuning.kinds.kind import Details, Kind, Solvable
+from raypretrain.finetuning.kinds.kind import Kind, Solvable, shown
 from raypretrain.finetuning.protect import Protection, blend_with
 from raypretrain.finetuning.results import Goal
 from raypretrain.finetuning.train import features_of, known_of, outputs_of, steps_of, train
@@ -34,9 +35,6 @@ from raypretrain.storage import write_atomic
 
 WEIGHTS = "trained.safetensors"
 """What a trial changed: the head alone, adapters, or every weight."""
-
-HARDEST = 20
-"""Examples that the report shows."""
 
 Report = Callable[[dict[str, Any]], None]
 """Takes the numbers of an epoch."""
@@ -89,7 +87,7 @@ def run_trial(
     line: dict[str, Any] = {}
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics:
         trial = RunningTrial(start, task, adapt, cache or FeatureCache())
-        best = _Best(trial.model, goal, adapt.patience)
+        best = BestEpoch(trial.model, goal, adapt.patience)
         for epoch, loss in enumerate(trial.epochs(), start=1):
             line = {"epoch": epoch, "train_loss": loss} | trial.scores("validation")
             line["seconds"] = round(time.perf_counter() - began, 3)
@@ -152,12 +150,6 @@ def rebuild(start: Start, adapt: AdaptConfig, kind: Kind, folder: Path) -> nn.Mo
     return model
 
 
-def usual_goal(kind: Kind) -> Goal:
-    """By the first of the kind's metrics."""
-    metric = next(iter(kind.metrics))
-    return Goal(metric, kind.metrics[metric])
-
-
 class RunningTrial:
     """A trial under way: its model, its examples, and how both are looked at."""
 
@@ -170,6 +162,7 @@ class RunningTrial:
                 f"{len(self.train)} examples are fewer than a batch of {adapt.batch}", where=task.name
             )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(adapt.seed)  # of dropout
         self.model = build(start, adapt, task.kind).to(self.device)
         self.parameters_trained = sum(w.numel() for w in self.model.parameters() if w.requires_grad)
         self.splits = {"train": self.train, "validation": task.validation, "test": task.test}
@@ -251,7 +244,7 @@ class RunningTrial:
         split = self.task.judged
         outputs = self._outputs[1] if self._outputs[0] == split else self.outputs(split)
         found = self.kind.details(outputs, self.splits[split])
-        return {} if found is None else _as_json(found, self.task.texts)
+        return {} if found is None else shown(found, self.task.texts)
 
     def save(self, path: Path) -> None:
         """Write what was trained."""
@@ -264,53 +257,3 @@ class RunningTrial:
         temporary = path.with_name(path.name + ".tmp")
         save_file(kept, temporary)
         temporary.replace(path)
-
-
-class _Best:
-    """Which epoch was the best, with its weights, where ``patience`` asks for it; otherwise the last one."""
-
-    def __init__(self, model: nn.Module, goal: Goal, patience: int | None) -> None:
-        self._model, self._patience = model, patience
-        self._name, self._sign = f"validation_{goal.metric}", 1 if goal.larger_is_better else -1
-        self._best: dict[str, Any] = {}
-        self._weights: dict[str, Tensor] = {}
-        self._waited = 0
-
-    def is_over(self, line: dict[str, Any]) -> bool:
-        """Whether training ends after the epoch of this line."""
-        if self._patience is None:
-            return False
-        if not self._best or self._sign * (line[self._name] - self._best[self._name]) > 0:
-            self._best, self._waited = line, 0
-            moving = {name: w for name, w in self._model.named_parameters() if w.requires_grad}
-            self._weights = {name: weight.detach().clone() for name, weight in moving.items()}
-            return False
-        self._waited += 1
-        return self._waited >= self._patience
-
-    def line(self, last: dict[str, Any]) -> dict[str, Any]:
-        """The numbers of the epoch that counts."""
-        return self._best or last
-
-    def restore(self) -> None:
-        """Go back to that epoch's weights."""
-        if self._weights:
-            self._model.load_state_dict(self._weights, strict=False)
-
-
-def _as_json(found: Details, texts: list[str]) -> dict[str, Any]:
-    hardest = np.argsort(-found.losses, kind="stable")[:HARDEST]
-    return {
-        "confusion": found.confusion
-        and {"labels": list(found.confusion[0]), "counts": found.confusion[1].tolist()},
-        "per_label": found.per_label,
-        "hardest": [
-            {
-                "text": texts[i][:1000],
-                "truth": found.truth[i],
-                "predicted": found.predicted[i],
-                "loss": float(found.losses[i]),
-            }
-            for i in hardest
-        ],
-    }

@@ -16,7 +16,6 @@ from raypretrain.finetuning.adapt import AdaptConfig, sequences_needed
 from raypretrain.finetuning.base import BaseModel, open_base, pack
 from raypretrain.finetuning.base_text import BaseText, read_base_text
 from raypretrain.finetuning.encode import Draw, TaskTokens, encode_task
-from raypretrain.finetuning.overlap import corpus_of_run, corpus_overlap
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.results import Goal
 from raypretrain.finetuning.space import SearchConfig
@@ -124,53 +123,6 @@ class Work:
         for name, task in self.tasks.items():
             metric = self.recipe.search.metric_of(task.kind)
             found[name] = Goal(metric, task.kind.metrics[metric])
-        return found
-
-    def described(self, with_rivals: bool = False) -> dict[str, dict[str, Any]]:
-        """Of each task, for the report: kind, metric, labels, how many examples there are, and its cheap rival."""
-        return {
-            name: {
-                "kind": task.config.kind,
-                "metric": self.goals[name].metric,
-                "larger_is_better": self.goals[name].larger_is_better,
-                "labels": list(getattr(task.kind, "labels", [])),
-                "train": task.config.examples or len(task.train),
-                "validation": len(task.validation),
-                "test": len(task.test),
-                "dropped": task.dropped,
-                "seen": self._seen(task),
-                "rival": self._rival(task) if with_rivals else None,
-            }
-            for name, task in self.tasks.items()
-        }
-
-    def _seen(self, task: Task) -> dict[str, Any] | None:
-        """How many test texts are in the corpus that the base was pretrained on, where that is at hand, and some."""
-        text = self.recipe.base.text
-        if text is None or text.run is None or not text.overlap or not task.test:
-            return None
-        key = hashlib.sha256(f"{task.fingerprint} {text.run}".encode()).hexdigest()[:10]
-        path = self.folder / "rivals" / f"{task.name}-seen-{key}.json"
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            texts = [example.text for example in task.test]
-            found = corpus_overlap(texts, corpus_of_run(text.run))
-            some = [" ".join(texts[i].split())[:100] for i in found[:5]]
-            write_atomic(path, json.dumps({"texts": len(found), "of": len(texts), "some": some}) + "\n")
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return known
-
-    def _rival(self, task: Task) -> dict[str, Any] | None:
-        """Of the seeds that the trials have, kept for the next time."""
-        from raypretrain.finetuning.rival import rivals
-
-        seeds = sorted({trial.adapt.seed for trial in self.trials if trial.task == task.name})
-        key = hashlib.sha256(f"{task.fingerprint} {seeds}".encode()).hexdigest()[:10]
-        path = self.folder / "rivals" / f"{task.name}-{key}.json"
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            write_atomic(path, json.dumps(rivals(task, seeds)) + "\n")
-        found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8"))
         return found
 
 
@@ -296,7 +248,11 @@ def rows_of(work: Work) -> list[dict[str, Any]]:
         folder = work.trial_folder(trial)
         row: dict[str, Any] = {"trial": trial.id, "task": trial.task, "status": "missing"}
         row["kind"] = work.tasks[trial.task].config.kind
-        row |= {f"adapt.{key}": value for key, value in trial.adapt.effective().items()}
+        for key, value in trial.adapt.effective().items():
+            inside = (
+                {f".{name}": each for name, each in value.items()} if isinstance(value, dict) else {"": value}
+            )
+            row |= {f"adapt.{key}{name}": each for name, each in inside.items()}
         if (folder / "result.json").exists():
             row |= {"status": "finished"} | json.loads((folder / "result.json").read_text())
             metric = work.goals[trial.task].metric

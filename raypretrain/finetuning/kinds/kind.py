@@ -77,6 +77,33 @@ class Details:
     per_label: list[dict[str, Any]] | None = None
 
 
+HARDEST = 20
+"""Examples that the report shows."""
+
+
+def shown(found: Details, texts: Sequence[str]) -> dict[str, Any]:
+    """What ``examples.json`` of a trial holds.
+
+    Args:
+        texts: of the examples that ``found`` is about.
+    """
+    hardest = np.argsort(-found.losses, kind="stable")[:HARDEST]
+    return {
+        "confusion": found.confusion
+        and {"labels": list(found.confusion[0]), "counts": found.confusion[1].tolist()},
+        "per_label": found.per_label,
+        "hardest": [
+            {
+                "text": texts[i][:1000],
+                "truth": found.truth[i],
+                "predicted": found.predicted[i],
+                "loss": float(found.losses[i]),
+            }
+            for i in hardest
+        ],
+    }
+
+
 class Kind(ABC):
     """One kind of task, fitted to the training examples: it knows the labels, or the mean of the numbers.
 
