@@ -39,6 +39,8 @@ bench: setup  ## the benchmarks, side by side with their peers
 	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/recovery.py
 	$(BIN)/python benchmarks/goodput.py
+	$(BIN)/python benchmarks/finetuning.py
+	$(BIN)/python benchmarks/fanout.py
 
 lock:  ## pin what pyproject.toml asks for, as found today
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

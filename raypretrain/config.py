@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
@@ -280,13 +280,16 @@ def _refuse_passwords(values: dict[str, Any], where: str, lines: dict[tuple[str,
 
 def _known_keys(schema: type[BaseModel], path: tuple[str, ...]) -> list[str]:
     current: Any = schema
+    chosen = False  # the next part is a key that the user chooses
     for part in path:
-        if part.isdigit():  # an index into a list of configs
+        if part.isdigit() or chosen:  # an index into a list of configs
+            chosen = False
             continue
         if isinstance(current, type) and issubclass(current, BaseModel):
             named = {field.alias or name: field for name, field in current.model_fields.items()}
             field = named.get(part)
             current = _config_in(field.annotation) if field else None
+            chosen = bool(field) and get_origin(field.annotation) is dict
     if isinstance(current, type) and issubclass(current, BaseModel):
         return [field.alias or name for name, field in current.model_fields.items()]
     return []

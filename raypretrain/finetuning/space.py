@@ -167,12 +167,11 @@ def parted(adapt: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     values: dict[str, Any] = {}
     axes: dict[str, Any] = {}
     for key, value in adapt.items():
-        if isinstance(value, dict) and value and set(value) <= set(Axis.model_fields):
-            axes[key] = value
-        elif isinstance(value, dict):
-            own, inside = parted(value)
-            values[key] = own
+        if isinstance(value, dict) and key == "lora":
+            values[key], inside = parted(value)
             axes |= {f"{key}.{name}": axis for name, axis in inside.items()}
+        elif isinstance(value, dict):
+            axes[key] = value
         else:
             values[key] = value
     return values, axes

@@ -100,6 +100,9 @@ def test_values_may_stand_at_the_key_itself():
         ("lora", 8, 32, 7),
         ("head", 4, 32, 7),
     ]
+    misspelt = {"adapt": {"learning_rate": {"log_unifrom": [1e-5, 1e-3]}}}
+    with pytest.raises(RecipeError, match="log_unifrom'; did you mean 'log_uniform'"):
+        validate(MINIMAL | misspelt, FinetuneRecipe, folder=Path("/"), where="recipe.yaml")
     both = {"adapt": adapt, "search": {"space": {"way": {"grid": ["full"]}}}}
     with pytest.raises(
         RecipeError, match=r"'way' has values in adapt and in search\.space; take one of them out"
