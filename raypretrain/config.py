@@ -289,7 +289,7 @@ def _known_keys(schema: type[BaseModel], path: tuple[str, ...]) -> list[str]:
             named = {field.alias or name: field for name, field in current.model_fields.items()}
             field = named.get(part)
             current = _config_in(field.annotation) if field else None
-            chosen = bool(field) and get_origin(field.annotation) is dict
+            chosen = field is not None and get_origin(field.annotation) is dict
     if isinstance(current, type) and issubclass(current, BaseModel):
         return [field.alias or name for name, field in current.model_fields.items()]
     return []
