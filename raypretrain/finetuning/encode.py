@@ -85,6 +85,40 @@ class Encoded:
                 targets[i, :length] = self.targets[own]
         return ids, lengths, targets
 
+    def packed(self, places: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The sequences of the examples at ``places`` in few rows: the longest first, each where it fits best.
+
+        Returns:
+            ids int64 [R, longest]; starts int64 [R, longest], the column at which each position's sequence begins;
+            targets int64 [R, longest].
+        """
+        sequences = self._rows(places)
+        lengths = self.starts[sequences + 1] - self.starts[sequences]
+        longest = int(lengths.max())
+        rows: list[list[int]] = []
+        room: list[int] = []
+        for i in np.argsort(-lengths, kind="stable").tolist():
+            fitting = [r for r, left in enumerate(room) if left >= lengths[i]]
+            if not fitting:
+                rows.append([])
+                room.append(longest)
+            best = min(fitting, key=room.__getitem__, default=len(rows) - 1)
+            rows[best].append(i)
+            room[best] -= int(lengths[i])
+        ids = np.full((len(rows), longest), pad, dtype=np.int64)
+        targets = np.full(ids.shape, NO_TARGET, dtype=np.int64)
+        starts = np.zeros(ids.shape, dtype=np.int64)
+        for r, row in enumerate(rows):
+            column = 0
+            for i in row:
+                own = slice(self.starts[sequences[i]], self.starts[sequences[i] + 1])
+                stop = column + int(lengths[i])
+                ids[r, column:stop], targets[r, column:stop] = self.ids[own], self.targets[own]
+                starts[r, column:stop] = column
+                column = stop
+            starts[r, column:] = column
+        return ids, starts, targets
+
     def _rows(self, places: np.ndarray) -> np.ndarray:
         rows: np.ndarray = (np.asarray(places)[:, None] * self.group + np.arange(self.group)).ravel()
         return rows

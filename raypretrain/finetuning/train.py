@@ -27,6 +27,13 @@ def batch_of(data: Encoded, places: np.ndarray, pad: int, device: torch.device) 
     return Batch(ids.to(device), lengths.to(device), targets.to(device), known)
 
 
+def packed_batch(data: Encoded, places: np.ndarray, pad: int, device: torch.device) -> Batch:
+    """The same, several sequences in a row."""
+    ids, starts, targets = (torch.from_numpy(part).to(device) for part in data.packed(places, pad))
+    lengths = torch.full((len(ids),), ids.shape[1], device=device)
+    return Batch(ids, lengths, targets, starts=starts)
+
+
 def steps_of(adapt: AdaptConfig, examples: int) -> int:
     """The steps of a trial on so many examples."""
     return adapt.epochs * math.ceil(examples / adapt.batch)
@@ -64,7 +71,8 @@ def train(
         losses = 0.0
         for places in batches(data.lengths, adapt.batch, random):
             _set_learning_rates(optimizer, _share(step, total, adapt.warmup))
-            loss = kind.loss(model, batch_of(data, places, pad, device), weighing)
+            batch = (packed_batch if kind.packs else batch_of)(data, places, pad, device)
+            loss = kind.loss(model, batch, weighing)
             more = protection.loss(step) if protection else None
             (loss if more is None else loss + more).backward()
             torch.nn.utils.clip_grad_norm_(moving, adapt.clip)

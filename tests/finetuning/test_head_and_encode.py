@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from transformers import AutoTokenizer
 
-from raypretrain.finetuning.encode import Encoder, batches
+from raypretrain.finetuning.encode import Encoded, Encoder, batches, starts_of
 from raypretrain.finetuning.head import FeatureCache, constant_of, solve_classes, solve_labels, solve_numbers
 from raypretrain.finetuning.kinds.classify import Classify
 from raypretrain.finetuning.labelled import Example
@@ -114,3 +114,26 @@ def test_heads_of_labels_and_of_numbers_find_what_made_the_targets():
     numbers = vectors @ true[0]
     assert (vectors @ solve_numbers(vectors, numbers, ridge=1e-8)[0] - numbers).abs().max() < 1e-2
     assert (vectors @ constant_of(vectors) - 1).square().mean() < 0.5
+
+
+def test_packed_rows_hold_every_sequence_once_and_have_the_loss_of_padded_ones():
+    from small_task import small_shape
+
+    random = np.random.default_rng(0)
+    lengths = random.integers(4, 40, 24)
+    ids = random.integers(4, 600, lengths.sum()).astype(np.int32)
+    targets = np.where(random.random(len(ids)) < 0.5, np.roll(ids, -1), -100)
+    data = Encoded(ids, starts_of(lengths), targets.astype(np.int64), of_tokens=True)
+    places = np.arange(24)
+    ids, starts, targets = data.packed(places, pad=3)
+    padded = data.padded(places, pad=3)
+    assert len(ids) <= 16
+    assert ids.size < 1.15 * lengths.sum()
+    assert sorted(ids[ids != 3].tolist()) == sorted(padded[0][padded[0] != 3].tolist())
+    assert (targets != -100).sum() == (padded[2] != -100).sum()
+    network = build(small_shape(600))
+    network.init_weights(0)
+    with torch.no_grad():
+        together = network(*map(torch.from_numpy, (ids, targets)), starts=torch.from_numpy(starts))
+        apart = network(torch.from_numpy(padded[0]), torch.from_numpy(padded[2]))
+    torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-5)

@@ -45,6 +45,7 @@ class Generate(Kind):
     metrics: ClassVar[dict[str, bool]] = {"loss": False, "perplexity": False}
     objectives = ("causal",)
     learns_output = True
+    packs = True
 
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:
@@ -72,7 +73,7 @@ class Generate(Kind):
         return Whole.of(network)
 
     def loss(self, model: Any, batch: Batch, weights: Tensor | None) -> Tensor:
-        loss: Tensor = model.network(batch.ids, batch.targets)
+        loss: Tensor = model.network(batch.ids, batch.targets, starts=batch.starts)
         return loss
 
     def outputs(self, model: Any, batch: Batch) -> Sequence[np.ndarray]:

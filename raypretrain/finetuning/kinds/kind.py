@@ -51,12 +51,15 @@ class Batch:
         lengths: int64 [R].
         targets: [examples, …], or int64 [R, L] of tokens.
         known: [examples, …], or None.
+        starts: int64 [R, L], of packed rows the column at which each position's sequence begins; then ``lengths`` is
+            that of the rows.
     """
 
     ids: Tensor
     lengths: Tensor
     targets: Tensor
     known: Tensor | None = None
+    starts: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ class Kind(ABC):
     """Of the base models that fit it."""
     solvable: ClassVar[bool] = False
     """Whether ``way: head`` can solve for its head (:class:`Solvable`)."""
+    packs: ClassVar[bool] = False
+    """Whether its loss is of tokens alone, so that several sequences may share a row in training."""
     learns_output: ClassVar[bool] = False
     """Whether it trains what the network was pretrained to predict with."""
 

@@ -34,6 +34,7 @@ class Prefer(Generate):
     """
 
     beta: float = 0.1
+    packs = False
     metrics: ClassVar[dict[str, bool]] = {"accuracy": True, "margin": True, "loss": False}
 
     @classmethod
