@@ -24,6 +24,7 @@ from raypretrain.finetuning.work import (
     write_failure,
     write_plan,
 )
+from raypretrain.training.runfolder import locked
 
 
 def finetune(recipe: FinetuneRecipe, progress: Progress | None = None) -> dict[str, Any]:
@@ -43,8 +44,12 @@ def finetune(recipe: FinetuneRecipe, progress: Progress | None = None) -> dict[s
         RaypretrainError: what is wrong with the input, or the first trial that failed.
     """
     began = time.perf_counter()
-    tell = progress or (lambda event: None)
     work = prepare(_alone(recipe), [recipe.adapt])
+    with locked(work.folder):
+        return _carried_out(work, progress or (lambda event: None), began)
+
+
+def _carried_out(work: Work, tell: Progress, began: float) -> dict[str, Any]:
     pending = work.pending()
     tell({"event": "plan", "trials": len(work.trials), "done": len(work.trials) - len(pending)})
     start = work.start()

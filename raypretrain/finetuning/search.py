@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 import traceback
@@ -37,6 +38,7 @@ from raypretrain.finetuning.work import (
     write_stopped,
 )
 from raypretrain.training import cluster
+from raypretrain.training.runfolder import locked
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -83,13 +85,21 @@ def search(
         connect: starts or joins Ray if it is not up yet; otherwise :func:`raypretrain.training.cluster.connect` does.
 
     Raises:
-        RaypretrainError: what is wrong with the input or the cluster, or that no trial of a task was
-        finished. KeyboardInterrupt: after the table is written.
+        RaypretrainError: what is wrong with the input or the cluster, that another process searches in this folder,
+        or that no trial of a task was finished. KeyboardInterrupt: after the table is written.
     """
-    began = time.perf_counter()
-    tell = progress or (lambda event: None)
     check_trackers(recipe.search.track)
+    began = time.perf_counter()
     work = prepare(recipe, recipe.trials())
+    with locked(work.folder):
+        return _carried_out(work, progress or (lambda event: None), connect, began)
+
+
+def _carried_out(
+    work: Work, tell: Progress, connect: Callable[[], None] | None, began: float
+) -> SearchResult:
+    for stale in work.folder.glob(".tune-*"):  # of a search that was killed
+        shutil.rmtree(stale, ignore_errors=True)
     coming = Coming(work)
     tell({"event": "plan", "trials": coming.done + coming.total, "done": coming.done})
     start = work.start()
@@ -97,7 +107,7 @@ def search(
     rows = rows_of(work)
     best = _released(work, start, rows)
     comparison = compare(rows, work.goals)
-    tasks = described(work, with_rivals=recipe.search.rival and whole)
+    tasks = described(work, with_rivals=work.recipe.search.rival and whole)
     seconds = round(time.perf_counter() - began, 3)
     summary = {"seconds": seconds, "best": best, "comparison": comparison, "tasks": tasks}
     paths = write_results(work.folder, rows, summary)

@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -199,29 +199,32 @@ class RunFolder:
         values: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
         return values
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep a second process from carrying out the same run.
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep a second process from carrying out the same run; see :func:`locked`."""
+        return locked(self.path)
 
-        Raises:
-            RunError: one already does.
-            StorageError: the folder cannot be written to.
-        """
-        check_writable(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
-        # The lock is the kernel's: it goes with the process, however that ends.
-        with (self.path / ".lock").open("w") as file:
-            for attempt in reversed(range(_LOCK_ATTEMPTS)):
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not attempt:
-                        raise RunError(
-                            "another process is carrying out this run", where=str(self.path)
-                        ) from None
-                    time.sleep(0.05)  # `raypretrain status` looks at the lock for a moment
-            yield
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second process from carrying out the run in ``folder``.
+
+    Raises:
+        RunError: one already does.
+        StorageError: the folder cannot be written to.
+    """
+    check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The lock is the kernel's: it goes with the process, however that ends.
+    with (folder / ".lock").open("w") as file:
+        for attempt in reversed(range(_LOCK_ATTEMPTS)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not attempt:
+                    raise RunError("another process is carrying out this run", where=str(folder)) from None
+                time.sleep(0.05)  # `raypretrain status` looks at the lock for a moment
+        yield
 
 
 def fingerprint_of(recipe: PretrainRecipe) -> str:

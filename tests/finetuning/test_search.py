@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 from real_text import reviews
 
 from raypretrain.config import save_recipe
@@ -169,6 +171,30 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(recipe, tmp_
     events = []
     assert len(search(shorter, events.append).rows) == 2
     assert events[0] == {"event": "plan", "trials": 2, "done": 1}
+
+
+def test_after_the_death_of_the_driver_the_same_command_goes_on(recipe, tmp_path):
+    space = {"epochs": {"grid": [1, 100_000]}}
+    save_recipe(recipe(search={"space": space, "concurrency": 1}), tmp_path / "recipe.yaml")
+    here = (
+        "ray.init(address=sys.argv[2], log_to_driver=False)"  # so that nothing of Ray's outlives the driver
+    )
+    code = re.sub(r"^ray\.init\(.*\)$", here, INTERRUPTED, flags=re.MULTILINE)
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-c", code, str(tmp_path / "recipe.yaml"), address]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    list(iter(process.stdout.readline, "trial finished\n"))
+    with pytest.raises(RunError, match="another process is carrying out this run"):
+        search(recipe(search={"space": space}))
+    process.kill()
+    process.wait(timeout=30)
+    assert list((tmp_path / "run").glob(".tune-*"))
+    events: list[dict[str, Any]] = []
+    found = search(recipe(search={"space": {"epochs": {"grid": [1, 2]}}}), events.append)
+    assert events[0] == {"event": "plan", "trials": 2, "done": 1}
+    assert {row["status"] for row in found.rows} == {"finished"}
+    assert not list((tmp_path / "run").glob(".tune-*"))
 
 
 def _rows(tmp_path: Path) -> list[dict[str, Any]]:
