@@ -90,7 +90,10 @@ def finetune_recipe(folder: Path, data: DemoData, quick: bool) -> FinetuneRecipe
     seeds = SEEDS[:1] if quick else SEEDS
     values = {
         "run": {"folder": str(folder / "fine-tuning")},
-        "base": {"path": str(folder / "pretraining" / "model")},
+        "base": {
+            "path": str(folder / "pretraining" / "model"),
+            "text": {"run": str(folder / "pretraining")},
+        },
         "tasks": [
             {
                 "name": "sentiment",
@@ -192,18 +195,28 @@ def _print(result: dict[str, Any]) -> None:
     table.add_row("time spent waiting for data", f"{run['data_wait_share']:.2%}")
     table.add_row("seconds of training", f"{run['train_seconds']:.0f}")
     out.print(table)
-    table = Table("sentiment classifier", "from the base", "from scratch", "seeds", "seconds a trial")
+    table = Table(
+        "sentiment classifier", "from the base", "from scratch", "forgot", "seeds", "seconds a trial"
+    )
     for way, title in (("head", "head on frozen features"), ("full", "whole model")):
         rows = {row["init"]: row for row in result["transfer"] if row["way"] == way}
         cells = [_accuracy(rows.get(init)) for init in ("base", "scratch")]
         times = " / ".join(f"{rows[i]['seconds']:.1f}" for i in ("base", "scratch") if i in rows)
-        table.add_row(title, *cells, str(max(row["seeds"] for row in rows.values())), times)
+        lost = rows.get("base", {}).get("forgetting")
+        forgot = "" if lost is None else f"{lost:.3f}"
+        table.add_row(title, *cells, forgot, str(max(row["seeds"] for row in rows.values())), times)
     cheap = result["rival"]
     table.add_row(
-        "TF-IDF + logistic regression", _accuracy(cheap), "", str(cheap["seeds"]), f"{cheap['seconds']:.1f}"
+        "TF-IDF + logistic regression",
+        _accuracy(cheap),
+        "",
+        "",
+        str(cheap["seeds"]),
+        f"{cheap['seconds']:.1f}",
     )
     out.print(table)
     out.print("test accuracy, mean ± standard deviation over seeds; the same labels and budget in each row")
+    out.print("forgot: nats a token of the base's own held-out text, after less before")
     out.print("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in result["seconds"].items()))
     for name, path in result["paths"].items():
         out.print(f"{name}: {path}", soft_wrap=True)

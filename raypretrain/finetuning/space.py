@@ -146,7 +146,8 @@ class SearchConfig(Config):
 def expand(adapt: AdaptConfig, search: SearchConfig, seed: int) -> list[AdaptConfig]:
     """Every trial of a search, in a fixed order; the same ``seed`` draws the same values.
 
-    Trials that differ only in settings without effect (``AdaptConfig.effective``) are one trial.
+    Trials that differ only in settings without effect (``AdaptConfig.effective``) are one trial. Of grids over ways and
+    initialisations, adapters from scratch are left out: there are none.
 
     Raises:
         ValueError: a value of the space is not possible for its key.
@@ -157,9 +158,17 @@ def expand(adapt: AdaptConfig, search: SearchConfig, seed: int) -> list[AdaptCon
     for cell in itertools.product(*grids.values()):
         for _ in range(search.trials):
             values = dict(zip(grids, cell, strict=True)) | {k: axis.draw(random) for k, axis in drawn.items()}
+            if is_none(values, adapt):
+                continue
             trial = changed(adapt, values)
             found.setdefault(json.dumps(trial.effective(), sort_keys=True), trial)
     return list(found.values())
+
+
+def is_none(values: dict[str, Any], adapt: AdaptConfig) -> bool:
+    """Whether ``adapt`` with these values would be adapters from scratch: there are none."""
+    way, init = values.get("way", adapt.way), values.get("init", adapt.init)
+    return way == "lora" and init == "scratch"
 
 
 def parted(adapt: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from raypretrain.finetuning.space import Axis, changed
+from raypretrain.finetuning.space import Axis, changed, is_none
 from raypretrain.finetuning.work import PlannedTrial, Work, planned, write_plan
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Studies:
             self._study(name, dict(zip(search.grids, cell, strict=True)))
             for name in work.tasks
             for cell in itertools.product(*search.grids.values())
+            if not is_none(dict(zip(search.grids, cell, strict=True)), work.recipe.adapt)
         ]
         self._of: dict[str, _Study] = {}
         self._restore()

@@ -31,6 +31,15 @@ def test_grids_multiply_and_settings_without_effect_do_not():
     assert len(seeds) == 8
 
 
+def test_adapters_from_scratch_are_left_out_of_a_grid():
+    space = {"way": {"grid": ["lora", "head"]}, "init": {"grid": ["base", "scratch"]}}
+    assert [(t.way, t.init) for t in _trials(space=space)] == [
+        ("lora", "base"),
+        ("head", "base"),
+        ("head", "scratch"),
+    ]
+
+
 def test_drawn_values_are_within_their_bounds_and_belong_to_the_seed():
     space = {"learning_rate": {"log_uniform": [1e-5, 1e-2]}, "batch": {"choice": [8, 16]}}
     trials = _trials(space=space, trials=60)
