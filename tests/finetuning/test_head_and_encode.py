@@ -11,7 +11,14 @@ from sklearn.metrics import f1_score
 from transformers import AutoTokenizer
 
 from raypretrain.finetuning.encode import Encoded, Encoder, batches, starts_of
-from raypretrain.finetuning.head import FeatureCache, constant_of, solve_classes, solve_labels, solve_numbers
+from raypretrain.finetuning.head import (
+    SHRINKAGE,
+    FeatureCache,
+    constant_of,
+    solve_classes,
+    solve_labels,
+    solve_numbers,
+)
 from raypretrain.finetuning.kinds.classify import Classify
 from raypretrain.finetuning.labelled import Example
 from raypretrain.finetuning.scores import scores_of
@@ -35,7 +42,7 @@ def test_the_solved_head_is_the_optimum_of_the_whitened_problem(classes):
     head = solve_classes(vectors, labels.numpy(), classes, ridge)
     # Whitened by hand; scikit-learn's C is 1 / (ridge · examples), for a penalty of ridge/2·|W|².
     values, directions = np.linalg.eigh((vectors.double().T @ vectors.double() / 300).numpy())
-    whitening = directions @ np.diag((values + 1e-5 * values.mean()) ** -0.5) @ directions.T
+    whitening = directions @ np.diag((values + SHRINKAGE * values.mean()) ** -0.5) @ directions.T
     rival = LogisticRegression(C=1 / (ridge * 300), fit_intercept=False, tol=1e-10, max_iter=10_000)
     rival.fit(vectors.double().numpy() @ whitening, labels.numpy())
     expected = rival.predict_proba(vectors.double().numpy() @ whitening)
