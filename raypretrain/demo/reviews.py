@@ -115,10 +115,16 @@ def _write_shards(folder: Path, texts: list[str]) -> list[Path]:
         if i < _SHARDS - 2:
             path = folder / f"reviews-{i}.jsonl.zst"
             lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in part)
-            path.write_bytes(zstandard.compress(lines.encode()))
+            content = zstandard.compress(lines.encode())
         else:
             path = folder / f"reviews-{i}.parquet"
-            pq.write_table(pa.table({"text": part}), path, row_group_size=500)
+            buffer = io.BytesIO()
+            pq.write_table(pa.table({"text": part}), buffer, row_group_size=500)
+            content = buffer.getvalue()
+        if not (
+            path.is_file() and path.read_bytes() == content
+        ):  # a run goes on with the files that it listed
+            path.write_bytes(content)
         paths.append(path)
     return paths
 

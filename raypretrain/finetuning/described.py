@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from raypretrain.errors import RaypretrainError
 from raypretrain.finetuning.overlap import corpus_of_run, corpus_overlap
 from raypretrain.finetuning.tasks import Task
 from raypretrain.finetuning.work import Work
@@ -41,7 +42,10 @@ def _seen(work: Work, task: Task) -> dict[str, Any] | None:
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         texts = [example.text for example in task.test]
-        found = corpus_overlap(texts, corpus_of_run(text.run))
+        try:
+            found = corpus_overlap(texts, corpus_of_run(text.run))
+        except RaypretrainError as error:  # no reason to lose the trials
+            return {"texts": None, "of": len(texts), "some": [], "why": str(error)}
         some = [" ".join(texts[i].split())[:100] for i in found[:5]]
         write_atomic(path, json.dumps({"texts": len(found), "of": len(texts), "some": some}) + "\n")
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -237,3 +237,19 @@ def test_a_folder_without_results_is_refused_in_one_line(tmp_path: Path, content
         (tmp_path / "results.json").write_text(content)
     with pytest.raises(RunError, match=re.escape(said)):
         write_report(tmp_path)
+
+
+def test_what_the_base_has_seen_is_said_or_why_it_is_not_known(tmp_path: Path):
+    results = json.loads((write_folder(tmp_path, ("topics",)) / "results.json").read_text())
+    for seen, said in (
+        ({"texts": 3, "of": 400, "some": ["a <b>text</b>"]}, "3 of the 400 test texts stand in the text"),
+        (
+            {"texts": None, "of": 400, "some": [], "why": "a file has changed"},
+            "pretrained on: a file has changed.",
+        ),
+    ):
+        results["tasks"]["topics"]["seen"] = seen
+        (tmp_path / "results.json").write_text(json.dumps(results))
+        page = write_report(tmp_path).read_text(encoding="utf-8")
+        assert said in page
+        assert "<b>text</b>" not in page

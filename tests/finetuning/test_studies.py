@@ -12,6 +12,8 @@ from raypretrain.finetuning.studies import Studies
 from raypretrain.finetuning.work import Work, prepare
 
 RIDGE = {"log_uniform": [1e-6, 1e6]}
+EVEN = (8**2 / 2 + 4**2 / 2) / 12
+"""Orders of magnitude from the best, on average, where all are as likely."""
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def away(tried: list[float]) -> float:
 def test_later_trials_are_nearer_to_the_best_than_the_first(work) -> None:
     tried = run(work(30), 30)
     assert len(tried) == 30
-    assert away(tried[15:]) < 0.5 * away(tried[:5])
+    assert away(tried[15:]) < 0.6 * EVEN
 
 
 def test_after_an_interruption_it_has_learned_what_it_had(work) -> None:
@@ -58,7 +60,7 @@ def test_after_an_interruption_it_has_learned_what_it_had(work) -> None:
     second = run(work(30), 30, record=True)
     assert len(second) == 15
     assert not set(first) & set(second)
-    assert away(second) < 0.5 * away(first[:5])
+    assert away(second) < 0.6 * EVEN
 
 
 def test_a_trial_without_a_result_is_run_again_first(work) -> None:
