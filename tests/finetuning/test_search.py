@@ -111,7 +111,10 @@ def test_a_base_with_its_text_is_shared_by_trials_that_replay_and_forget(recipe,
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in reviews(150)), encoding="utf-8")
     text = {"path": str(path), "held_out": 0.2, "sequences": 16, "length": 48}
     adapt = {"way": {"grid": ["full", "lora"]}, "replay": {"grid": [0, 0.25]}, "learning_rate": 3e-3}
-    found = search(recipe(base={"path": str(base), "text": text}, adapt=adapt))
+    tracked = {"track": ["tensorboard"]}
+    found = search(recipe(base={"path": str(base), "text": text}, adapt=adapt, search=tracked))
+    events = list((tmp_path / "run" / "tensorboard").glob("*/events.*"))
+    assert {path.parent.name for path in events} == {row["trial"] for row in found.rows}
     assert len(found.rows) == 4
     assert all("forgetting" in row for row in found.rows)
     assert found.tasks["mood"]["rival"]["accuracy"] > 0.5
