@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from raypretrain.finetuning.work import PlannedTrial, Work
-from raypretrain.storage import write_atomic
+from raypretrain.training.card import render_card
 
 _USES = {
     "ForSequenceClassification": ("text-classification", "AutoModelForSequenceClassification"),
@@ -27,16 +25,7 @@ def write_card(work: Work, trial: PlannedTrial, row: dict[str, Any], folder: Pat
     Args:
         row: what the trial measured.
     """
-    environment = Environment(
-        loader=PackageLoader("raypretrain.finetuning", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown
-    )
-    values = _values(work, trial, row, folder)
-    write_atomic(folder / "README.md", environment.get_template("card.md.j2").render(values))
+    render_card("raypretrain.finetuning", "card.md.j2", _values(work, trial, row, folder), folder)
 
 
 def _values(work: Work, trial: PlannedTrial, row: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -27,13 +27,15 @@ class Predictor:
         length: new tokens of an answer, at most.
 
     Raises:
-        InputError: it is no model that answers.
+        InputError: it is no model that answers, or has pickled weights only.
     """
 
     def __init__(self, folder: str, length: int = 200) -> None:
         import torch
         import transformers
         from transformers.utils import logging
+
+        from raypretrain.models.loading import weight_paths
 
         logging.disable_progress_bar()
         self._torch, self._length = torch, length
@@ -44,7 +46,9 @@ class Predictor:
             raise InputError(f"is a {name}", where=folder, fix=f"give a model that ends in {known}")
         kind, self._answer = found
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        loaded = getattr(transformers, kind).from_pretrained(folder, trust_remote_code=False)
+        weight_paths(Path(folder))  # pickled ones alone are refused, unread
+        auto = getattr(transformers, kind)
+        loaded = auto.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
         self.model = loaded.to(self._device).eval()
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if self.tokenizer.pad_token is None:

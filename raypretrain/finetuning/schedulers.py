@@ -53,7 +53,8 @@ class Fair(FIFOScheduler):
         self._group(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        if result["epoch"] >= adapt_of(trial.config).epochs:
+        adapt = adapt_of(trial.config)
+        if adapt.way == "head" or result["epoch"] >= adapt.epochs:  # its test scores come next
             return TrialScheduler.CONTINUE
         decision = self._group(trial).on_trial_result(tune_controller, trial, result)
         # The median rule would pause a trial until others have caught up: here it goes on.

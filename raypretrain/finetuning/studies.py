@@ -34,6 +34,8 @@ class _Study:
     asked: int = 0
     open: dict[str, optuna.Trial] = field(default_factory=dict)
     again: list[PlannedTrial] = field(default_factory=list)
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of the trials that are run again."""
 
 
 class Studies:
@@ -101,16 +103,19 @@ class Studies:
             study.asked += 1
             result = path.parent / "result.json"
             if result.exists():
-                self._learn(study, plan["values"], json.loads(result.read_text(encoding="utf-8")))
+                found = json.loads(result.read_text(encoding="utf-8"))
+                self._learn(
+                    study, plan["values"], found.get(f"validation_{self._work.goals[study.task].metric}")
+                )
             else:
                 study.again.append(trial)
+                study.values[trial.id] = plan["values"]
         for study in self._studies:
             self._seed(study)
 
-    def _learn(self, study: _Study, values: dict[str, Any], result: dict[str, Any]) -> None:
+    def _learn(self, study: _Study, values: dict[str, Any], value: float | None) -> None:
         import optuna
 
-        value = result.get(f"validation_{self._work.goals[study.task].metric}")
         if value is None or not math.isfinite(value):
             return
         made = {name: _distribution(axis) for name, axis in self._axes.items()}
@@ -154,6 +159,7 @@ class Studies:
         study = self._of[trial]
         asked = study.open.pop(trial, None)
         if asked is None:
+            self._learn(study, study.values[trial], value)
             return
         if value is None or not math.isfinite(value):
             study.known.tell(asked, state=optuna.trial.TrialState.FAIL)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -201,17 +201,19 @@ class RunningTrial:
         """Set the network between the base and what it is: the chosen share's numbers, and those of all."""
         model: Any = self.model
         base = unpack(self.start.weights)
-        evaluate: Callable[[], dict[str, Any]] = lambda: self.scores("validation") | self.forgetting()  # noqa: E731
+
+        def evaluate() -> dict[str, Any]:
+            return self.scores("validation") | self.forgetting()
+
         return blend_with(model.network, base, self.adapt, goal, evaluate)
 
     def forgetting(self) -> dict[str, float]:
         """What the network has lost of what the base could; nothing where that cannot be said."""
-        text, before, model = self.start.text, self.start.before, self.model
+        text, before, model = self.start.text, self.start.before, cast(Any, self.model)
         if text is None or before is None or self.adapt.init == "scratch":
             return {}
         frozen = self.adapt.way == "head"
-        network: Any = getattr(model, "network")  # noqa: B009
-        return forgotten(before, before if frozen else recall(network, text))
+        return forgotten(before, before if frozen else recall(model.network, text))
 
     def scores(self, split: str) -> dict[str, float]:
         """The kind's metrics on a split as ``<split>_…``; nothing for a split without examples."""

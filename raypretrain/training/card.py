@@ -37,16 +37,21 @@ def write_card(
     Args:
         averaged: the steps of the checkpoints that its weights are of.
     """
+    values = {**values_of(folder, recipe, tokenizer, shape), "averaged": sorted(averaged)}
+    render_card("raypretrain.training", _TEMPLATE, values, to)
+
+
+def render_card(package: str, template: str, values: dict[str, Any], to: Path) -> None:
+    """Write ``README.md`` in ``to``, by a template in Markdown that lies in a package."""
     environment = Environment(
-        loader=PackageLoader("raypretrain.training", "."),
+        loader=PackageLoader(package, "."),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,  # Markdown
     )
-    values = {**values_of(folder, recipe, tokenizer, shape), "averaged": sorted(averaged)}
-    write_atomic(to / CARD, environment.get_template(_TEMPLATE).render(values))
+    write_atomic(to / CARD, environment.get_template(template).render(values))
 
 
 def values_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,15 @@ def test_a_folder_that_is_no_model_is_one_line(tmp_path, models):
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForDreams"]}))
     with pytest.raises(InputError, match="is a LlamaForDreams; give a model that ends in"):
         Predictor(str(tmp_path))
+
+
+def test_a_model_with_pickled_weights_alone_is_refused_unread(tmp_path, models):
+    folder = tmp_path / "pickled"
+    shutil.copytree(models["classify"]["model"], folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"no pickle at all: whoever reads it fails otherwise")
+    with pytest.raises(InputError, match="holds pickled weights only"):
+        Predictor(str(folder))
 
 
 def test_rows_without_a_text_are_named(tmp_path):

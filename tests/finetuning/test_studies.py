@@ -70,6 +70,9 @@ def test_a_trial_without_a_result_is_run_again_first(work) -> None:
     again = Studies(work(10))
     assert next(iter(again)).id == begun.id
     assert again.total == 10
+    again.tell(begun.id, 0.5)
+    [study] = again._studies
+    assert [(t.params["ridge"], t.value) for t in study.known.trials] == [(begun.adapt.ridge, 0.5)]
 
 
 def test_what_cannot_be_searched_is_said(recipe) -> None:

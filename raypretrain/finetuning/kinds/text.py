@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,9 @@ class TextKind(Solvable):
         ids = encoder.encode([example.parts or example.text for example in examples])
         return Encoded(flat(ids), starts_of([len(row) for row in ids]), self.targets(examples))
 
+    @abstractmethod
     def targets(self, examples: Sequence[Example]) -> np.ndarray:
         """What is to be learned of each example."""
-        raise NotImplementedError
 
     def model(self, network: LanguageModel, pooling: str | None) -> nn.Module:
         from raypretrain.models.heads import SequenceClassifier
