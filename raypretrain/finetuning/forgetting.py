@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from raypretrain.finetuning.base_text import BaseText
-from raypretrain.training.evaluation import Rows, bits_per_byte, held_out_loss, share_of
+from raypretrain.training.evaluation import Rows, bits_per_byte, losses_by_source
 
 BATCH = 16
 """Sequences that are measured at once."""
@@ -46,20 +46,22 @@ def recall(network: nn.Module, text: BaseText, batch: int = BATCH) -> dict[str, 
     """
     trains = network.training
     network.eval()
-    parts, found = text.held_out.parts(), {}
-    for source, part in parts.items():
-        share = share_of(part, text.objective, 0, 1, batch)
-        found[source] = held_out_loss(
-            share, lambda rows: base_loss(network, rows, text.boundaries), lambda sums: sums
-        )
+    parts = text.held_out.parts()
+    nats, means = losses_by_source(
+        text.held_out,
+        text.objective,
+        (0, 1),
+        batch,
+        lambda rows: base_loss(network, rows, text.boundaries),
+        lambda sums: sums,
+    )
     network.train(trains)
-    nats = sum(mean * number for mean, number in found.values()) / sum(number for _, number in found.values())
     of_sources = {
         text.names[source]: {
             "nats": mean,
             "bits_per_byte": bits_per_byte(mean, parts[source], text.objective),
         }
-        for source, (mean, _) in found.items()
+        for source, mean in means.items()
     }
     return {
         "nats": nats,

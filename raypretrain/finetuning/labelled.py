@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raypretrain.errors import InputError
-from raypretrain.finetuning.rows import LabelledFile, read_rows, text_of, value_of
+from raypretrain.finetuning.rows import value_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +17,6 @@ class Example:
     label: Any
     where: str = ""
     parts: Any = None
-
-
-def read_labelled(file: LabelledFile) -> list[Example]:
-    """All examples of a file (or of several, sorted by name).
-
-    Raises:
-        InputError: no file, an unknown suffix, a broken file, a column that is not there, an empty text or
-        label.
-    """
-    return [
-        Example(text_of(row, file.text, at), label_of(row, file.label, at), at) for at, row in read_rows(file)
-    ]
 
 
 def label_of(row: dict[str, object], column: str, where: str) -> str:

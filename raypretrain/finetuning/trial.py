@@ -53,6 +53,27 @@ class Start:
     """What :func:`raypretrain.finetuning.forgetting.recall` says of the base."""
 
 
+class Spent:
+    """What was spent since it was made."""
+
+    def __init__(self) -> None:
+        self._began, self._used = time.perf_counter(), time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """Of the clock, to the millisecond."""
+        return round(time.perf_counter() - self._began, 3)
+
+    def costs(self, device: torch.device) -> dict[str, float]:
+        """``seconds``, ``cpu_hours`` of this process, and ``gpu_hours`` if it had the one that ``device`` is."""
+        seconds = self.seconds
+        return {
+            "seconds": seconds,
+            "cpu_hours": (time.process_time() - self._used) / 3600,
+            "gpu_hours": seconds / 3600 if device.type == "cuda" else 0.0,
+        }
+
+
 def run_trial(
     start: Start,
     task: TaskTokens,
@@ -81,7 +102,7 @@ def run_trial(
     Raises:
         RunError: the loss is no longer a number.
     """
-    began, used = time.perf_counter(), time.process_time()
+    spent = Spent()
     adapt = adapt.held
     goal = goal or usual_goal(task.kind)
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +112,7 @@ def run_trial(
         best = BestEpoch(trial.model, goal, adapt.patience)
         for epoch, loss in enumerate(trial.epochs(), start=1):
             line = {"epoch": epoch, "train_loss": loss} | trial.scores("validation")
-            line["seconds"] = round(time.perf_counter() - began, 3)
+            line["seconds"] = spent.seconds
             metrics.write(json.dumps(line) + "\n")
             metrics.flush()
             if report:
@@ -108,12 +129,7 @@ def run_trial(
     trial.save(folder / WEIGHTS)
     write_atomic(folder / "examples.json", json.dumps(trial.details()) + "\n")
     result |= {"examples": len(trial.train), "epochs": epoch, "parameters_trained": trial.parameters_trained}
-    seconds = time.perf_counter() - began
-    result |= {
-        "seconds": round(seconds, 3),
-        "cpu_hours": (time.process_time() - used) / 3600,
-        "gpu_hours": seconds / 3600 if trial.device.type == "cuda" else 0.0,
-    }
+    result |= spent.costs(trial.device)
     write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
     return result
 

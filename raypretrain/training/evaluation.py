@@ -202,6 +202,31 @@ def held_out_loss(
     return float(sums[0] / sums[1]), float(sums[1])
 
 
+def losses_by_source(
+    held_out: HeldOut,
+    objective: Objective,
+    place: tuple[int, int],
+    micro_batch: int,
+    loss: Callable[[Rows], Tensor],
+    total: Callable[[Tensor], Tensor],
+) -> tuple[float, dict[int, float]]:
+    """Mean loss over all held-out targets, in nats, and that of each source that has some.
+
+    Args:
+        place: rank and number of the workers.
+        micro_batch: sequences at once.
+        loss, total: as of :func:`held_out_loss`.
+    """
+    rank, world = place
+    found = {
+        source: held_out_loss(share_of(part, objective, rank, world, micro_batch), loss, total)
+        for source, part in held_out.parts().items()
+    }
+    targets = sum(number for _, number in found.values())
+    nats = sum(mean * number for mean, number in found.values()) / targets
+    return nats, {source: mean for source, (mean, _) in found.items()}
+
+
 def bits_per_byte(nats_per_token: float, held_out: HeldOut, objective: Objective) -> float | None:
     """The loss by bytes of text instead of tokens: comparable between tokenizers. None where not all are predicted."""
     if not isinstance(objective, Causal):

@@ -18,7 +18,7 @@ from raypretrain.tokens.dealer import StepRows
 from raypretrain.tokens.objectives import IGNORED, Objective
 from raypretrain.training.checkpoint import Standing
 from raypretrain.training.engine import Engine
-from raypretrain.training.evaluation import HeldOut, Rows, bits_per_byte, held_out_loss, share_of
+from raypretrain.training.evaluation import HeldOut, Rows, bits_per_byte, losses_by_source
 from raypretrain.training.guard import Guard, GuardConfig, Verdict, odd_ones_out
 from raypretrain.training.length import Length
 from raypretrain.training.microbatch import MicroBatch
@@ -260,12 +260,9 @@ def evaluate(engine: Engine, held_out: HeldOut, step: int, tokens: int, place: P
         starts = part.starts if place.boundaries else None
         return engine.loss(on_device(part.ids, part.targets, place, starts=starts))
 
-    parts, found = held_out.parts(), {}
-    for source, part in parts.items():
-        share = share_of(part, place.objective, place.rank, place.world, place.micro_batch)
-        found[source] = held_out_loss(share, loss, total)
-    targets = sum(number for _, number in found.values())
-    nats = sum(mean * number for mean, number in found.values()) / targets
+    nats, of_sources = losses_by_source(
+        held_out, place.objective, (place.rank, place.world), place.micro_batch, loss, total
+    )
     row: dict[str, Any] = {
         "step": step,
         "tokens": tokens,
@@ -274,9 +271,10 @@ def evaluate(engine: Engine, held_out: HeldOut, step: int, tokens: int, place: P
         "seconds": time.perf_counter() - begun,
     }
     if held_out.sources is not None:
+        parts = held_out.parts()
         row["sources"] = {
             source: {"loss": mean, "bits_per_byte": bits_per_byte(mean, parts[source], place.objective)}
-            for source, (mean, _) in found.items()
+            for source, mean in of_sources.items()
         }
     hooks.log_evaluation(row)
 

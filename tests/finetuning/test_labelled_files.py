@@ -12,7 +12,9 @@ import pytest
 import zstandard
 
 from raypretrain.errors import InputError
-from raypretrain.finetuning.labelled import LabelledFile, read_labelled
+from raypretrain.finetuning.kinds.classify import Classify
+from raypretrain.finetuning.rows import LabelledFile
+from raypretrain.finetuning.tasks import read_examples
 
 TEXTS = ['a "quoted", text\nof two lines', "NA", "tabs\tand \u2028 separators", "  spaces  "]
 LABELS = ["yes", "no", "no", "yes"]
@@ -35,7 +37,7 @@ def _parquet(path: Path, **columns: list[object]) -> Path:
 
 
 def _read(path: Path, **keys: str) -> list[tuple[str, str]]:
-    return [(e.text, e.label) for e in read_labelled(LabelledFile(path=str(path), **keys))]
+    return [(e.text, e.label) for e in read_examples(Classify, LabelledFile(path=str(path), **keys))]
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.csv.gz", "a.jsonl.zst", "a.parquet"])

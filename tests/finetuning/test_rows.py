@@ -13,8 +13,9 @@ from proteins import write_fasta
 from s3_server import S3Server, use_keys
 
 from raypretrain.errors import InputError
-from raypretrain.finetuning.labelled import read_labelled
+from raypretrain.finetuning.kinds.classify import Classify
 from raypretrain.finetuning.rows import LabelledFile, read_rows, token_place
+from raypretrain.finetuning.tasks import read_examples
 
 CONLL = """-DOCSTART- -X- O
 
@@ -157,7 +158,7 @@ def test_sequences_become_the_text_of_the_rows_that_name_them(tmp_path):
     table.write_text("id\tlabel\nP1\t1\nP2\t0\ntr|P3|TWO\t1\n")
     keys = {"fasta": str(fasta)}
     assert [row["text"] for _, row in _read(table, **keys)] == ["MKV" * 30, "MAA", "MCC"]
-    examples = read_labelled(LabelledFile(path=str(table), **keys))
+    examples = read_examples(Classify, LabelledFile(path=str(table), **keys))
     assert [(e.text, e.label) for e in examples][1:] == [("MAA", "0"), ("MCC", "1")]
     table.write_text("name\tlabel\nP1\t1\nTWO\t0\n")
     _fails(table, "a.tsv:2: there is no column 'id'", **keys)
