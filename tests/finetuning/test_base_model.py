@@ -17,6 +17,7 @@ from raypretrain import storage
 from raypretrain.errors import InputError
 from raypretrain.finetuning.base import BaseConfig, open_base, pack, unpack
 from raypretrain.finetuning.finetune import finetune
+from raypretrain.training import fetching
 
 
 @pytest.fixture
@@ -129,11 +130,22 @@ def test_packed_weights_come_back_bit_by_bit_even_from_read_only_memory(dtype):
     assert all(torch.equal(back[name], state[name]) and back[name].dtype == dtype for name in state)
 
 
-def test_a_model_in_a_store_is_read_once_for_all_trials(recipe, base, tmp_path):
+def test_a_model_in_a_store_is_read_once_for_all_trials(recipe, base, tmp_path, monkeypatch):
+    fetched: list[str] = []
+
+    def counted(info, *rest):
+        fetched.append(info.url.rpartition("/")[2])
+        download(info, *rest)
+
+    download = fetching.download
+    monkeypatch.setattr(fetching, "download", counted)
     url = "memory://bases/small"
     storage.upload_folder(base, url)
     wanted = recipe(base={"path": url}, adapt={"way": "head"})
     found = finetune(wanted)["tasks"]["mood"]
+    finetune(recipe(base={"path": url}, adapt={"way": "head", "pooling": "last"}))
+    assert fetched.count("model.safetensors") == 1
+    assert len(fetched) == len(set(fetched))
     assert (tmp_path / "run" / "base" / "model.safetensors").read_bytes() == (
         base / "model.safetensors"
     ).read_bytes()
