@@ -31,24 +31,33 @@ _AGAIN_SECONDS = 60.0
 def admit(recipe: PretrainRecipe, say: Say) -> Sizes:
     """How the run uses the cluster that this process has joined.
 
-    Where the cluster grows by itself, this waits until the workers have room (of a least and a most, the least), and
-    says what for; elsewhere Ray Train waits.
+    Where that grows by itself, this waits until the workers have room (of a least and a most, the least), and says what
+    for; elsewhere Ray Train waits.
 
     Raises:
         ClusterError: what the cluster has is too little, or what it can become.
     """
+    sizes, grows = sizes_on_cluster(recipe, say)
+    lacks = missing_now(sizes, ray.available_resources())
+    if grows:
+        wait_for_room(first_of(sizes, recipe), say)
+    elif lacks:
+        say(f"note: {lacks} are in use by other work on the cluster; waiting for them")
+    return sizes
+
+
+def sizes_on_cluster(recipe: PretrainRecipe, say: Say) -> tuple[Sizes, bool]:
+    """How the run would use the cluster that this process has joined, and whether that grows by itself.
+
+    Raises:
+        ClusterError: as of :func:`admit`.
+    """
     now = [node for node in ray.nodes() if node["Alive"]]
     can = _growth(say)
     if can is None:
-        sizes = size_up(recipe, *(node["Resources"] for node in now))
-        lacks = missing_now(sizes, ray.available_resources())
-        if lacks:
-            say(f"note: {lacks} are in use by other work on the cluster; waiting for them")
-        return sizes
+        return size_up(recipe, *(node["Resources"] for node in now)), False
     head = next(Node.of(node["Resources"]) for node in now if HEAD in node["Resources"])
-    sizes = size_up_grown(recipe, head, can)
-    wait_for_room(first_of(sizes, recipe), say)
-    return sizes
+    return size_up_grown(recipe, head, can), True
 
 
 def _growth(say: Say) -> Growth | None:

@@ -22,7 +22,7 @@ from raypretrain.storage import check_writable, write_atomic
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealer import Supply, start_dealer
 from raypretrain.training import checkpoint
-from raypretrain.training.admission import admit
+from raypretrain.training.admission import admit, sizes_on_cluster
 from raypretrain.training.alone import NearSupply, fit_here, one_worker
 from raypretrain.training.basemodel import bring_base
 from raypretrain.training.board import start_board
@@ -124,10 +124,7 @@ def _carry_out(
     begun = time.time()
     if here:
         recipe = one_worker(recipe)
-    if here or not (recipe.compute.address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()):
-        size_up(
-            recipe, local_resources()
-        )  # what cannot fit on this machine is refused before anything is made
+    _refuse_what_cannot_fit(recipe, here)
     footers = footers_in_threads if here else partial(footers_in_tasks, recipe.compute.address)
     prepared = prepare(recipe, folder, say, footers)
     bring_base(recipe, folder, say)
@@ -166,6 +163,16 @@ def _carry_out(
     for needless in (folder.ray, folder.fetched):
         shutil.rmtree(needless, ignore_errors=True)
     return Outcome("finished", folder.path, step, length.steps, result=result)
+
+
+def _refuse_what_cannot_fit(recipe: PretrainRecipe, here: bool) -> None:
+    """Before anything is made."""
+    elsewhere = recipe.compute.address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()
+    if here or not elsewhere:
+        size_up(recipe, local_resources())
+    else:
+        connect(recipe.compute.address)
+        sizes_on_cluster(recipe, lambda line: None)
 
 
 def _sizes(recipe: PretrainRecipe, say: Callable[[str], None], here: bool) -> Sizes:

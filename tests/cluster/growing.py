@@ -22,6 +22,11 @@ import psutil
 _HEAD = "ray.head.default"
 _HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 _PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+_EMPTY = (
+    "setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands",
+    "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude",
+    "rsync_filter",
+)  # fmt: skip
 _STORE_BYTES = 100 * 2**20
 
 
@@ -88,8 +93,7 @@ class Growing:
             "auth": {},
             "head_node_type": _HEAD,
             "available_node_types": {_HEAD: head, **workers},
-            **dict.fromkeys(("setup_commands", "head_setup_commands", "worker_setup_commands"), []),
-            **dict.fromkeys(("head_start_ray_commands", "worker_start_ray_commands"), []),
+            **{key: [] for key in _EMPTY},
             "file_mounts": {},
         }
 
