@@ -7,6 +7,7 @@ reading ahead, restarts, and a supervisor, who would take a stop at a breakpoint
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,6 +121,7 @@ def fit_here(job: Job, watch: Watch, waits: dict[str, float]) -> int | None:
     Args:
         waits: seconds of what came before, by name.
     """
+    logging.getLogger("ray.train").setLevel(logging.ERROR)  # it says that this is its local mode
     with signals() as received, _group_of_one("nccl" if job.sizes.device == "cuda" else "gloo"):
         work = partial(_work, job, Teller(watch, waits, received))
         # Without workers of its own, Ray Train calls the function itself.

@@ -147,7 +147,9 @@ def _carry_out(
     )
     watch({"start": {"shape": shape, "length": length, "sizes": sizes, "resumed": existed}})
     job = _job(recipe, folder, prepared, sizes, shape, length, here)
-    waits = {"prepare": prepared_at - begun, "ray": time.time() - prepared_at}
+    waits = {"prepare": prepared_at - begun}
+    if not here:
+        waits["ray"] = time.time() - prepared_at
     stopped_by = fit_here(job, watch, waits) if here else fit(job, watch, waits, function)
     step = _newest_step(folder)
     if stopped_by and step < length.steps:

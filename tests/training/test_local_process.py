@@ -99,10 +99,10 @@ def test_a_breakpoint_stops_in_the_run(tiny_recipe: Path, tmp_path: Path) -> Non
         "from raypretrain.tokens.window import Windows\n"
         "from raypretrain.training.worker import Worker\n"
         "debugger = pdb.Pdb()\n"
-        "for kind, name in ((Windows, 'parts'), (Worker, 'log_step')):\n"
-        "    function = getattr(kind, name)\n"
-        "    debugger.set_break(function.__code__.co_filename, function.__code__.co_firstlineno + 1, True)\n"
-        "sys.argv[0] = 'raypretrain'\n"
+        "for function in (Windows.parts, Worker.log_step):\n"
+        "    code = function.__code__\n"
+        "    lines = [line for *_, line in code.co_lines() if line and line > code.co_firstlineno]\n"
+        "    debugger.set_break(code.co_filename, min(lines), temporary=True)\n"
         "debugger.runcall(cli.main)\n"
     )
     arguments = ["pretrain", str(tiny_recipe), "--local-process"]
@@ -110,13 +110,13 @@ def test_a_breakpoint_stops_in_the_run(tiny_recipe: Path, tmp_path: Path) -> Non
         arguments += ["--set", override]
     process = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        input="c\nw\nq\n",
+        input="c\nc\nq\n",
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert "window.py" in process.stdout
-    assert "log_step" in process.stdout
+    stops = [line for line in process.stdout.splitlines() if line.endswith("()") and "raypretrain" in line]
+    assert [line.rpartition(")")[0].rpartition(")")[2] for line in stops] == ["main(", "parts(", "log_step("]
 
 
 def test_more_workers_than_one_are_refused(tiny_recipe: Path, tmp_path: Path) -> None:
