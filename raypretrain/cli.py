@@ -58,6 +58,12 @@ def pretrain(
         int | None,
         typer.Option("--at", metavar="STEP", help="With --fork: from the checkpoint of this step."),
     ] = None,
+    local_process: Annotated[
+        bool,
+        typer.Option(
+            "--local-process", help="One worker in this process, without Ray: for breakpoint() and debuggers."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Pretrain a model as RECIPE says; the same command again goes on where it stopped.
@@ -71,6 +77,7 @@ def pretrain(
       raypretrain pretrain jobs/pretrain-small.yaml --dry-run
       raypretrain pretrain jobs/pretrain-small.yaml --set training.learning_rate=5e-4 --fork runs/slower
       raypretrain pretrain jobs/pretrain-small.yaml --set training.tokens=3M --fork runs/decayed --at 300
+      raypretrain pretrain jobs/pretrain-small.yaml --local-process
     """
     from raypretrain.config import load_recipe
     from raypretrain.console import PretrainView, print_dry_run, print_outcome
@@ -91,7 +98,7 @@ def pretrain(
     with PretrainView() as view:
         if fork:
             loaded = make_fork(loaded, fork, lambda line: view.watch({"say": line}), at)
-        outcome = run(loaded, view.watch)
+        outcome = run(loaded, view.watch, here=local_process)
     values = {"status": outcome.status, "folder": str(outcome.folder), "step": outcome.step} | outcome.result
     show(values, as_json, lambda values: print_outcome(outcome))
     if outcome.signal:

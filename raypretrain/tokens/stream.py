@@ -206,7 +206,15 @@ def stream_parts(
     )
     source: WindowSource = ray.get(windows)
     groups = _grouped(source.windows_from(cursor.window), 2 * math.ceil(cpus), group)
-    empty, size = 0, _SEGMENT
+    made = _read(windows, groups, cursor, cpus)
+    yield from not_empty(part for table in made for part in from_table(table))
+
+
+def _read(
+    windows: ray.ObjectRef[WindowSource], groups: Iterator[list[int]], cursor: Cursor, cpus: float
+) -> Iterator[pa.Table]:
+    """The tables of these windows, one Ray Data execution after the other."""
+    size = _SEGMENT
     while segment := list(islice(groups, size)):
         first = cursor.part if segment[0][0] == cursor.window else 0
         size = _SEGMENT * max(2, math.ceil(cpus))
@@ -218,14 +226,23 @@ def stream_parts(
         # With windows to fetch ahead, the first would be handed over when they are there as well.
         ahead = 0 if segment[0][0] == cursor.window else 2
         tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
-        for table in _while_waiting(tables):
-            for made in from_table(table):
-                empty = 0 if len(made.sequences) else empty + 1
-                if empty >= _EMPTY_WINDOWS:
-                    what = f"{empty} windows in a row gave not one sequence"
-                    fix = "give more text, or a larger sequences.window"
-                    raise InputError(what, where="corpus.sources", fix=fix)
-                yield made
+        yield from _while_waiting(tables)
+
+
+def not_empty(parts: Iterable[Part]) -> Iterator[Part]:
+    """The same parts.
+
+    Raises:
+        InputError: none of very many has a sequence.
+    """
+    empty = 0
+    for part in parts:
+        empty = 0 if len(part.sequences) else empty + 1
+        if empty >= _EMPTY_WINDOWS:
+            what = f"{empty} windows in a row gave not one sequence"
+            fix = "give more text, or a larger sequences.window"
+            raise InputError(what, where="corpus.sources", fix=fix)
+        yield part
 
 
 def _grouped(windows: Iterator[int], alone: int, group: int) -> Iterator[list[int]]:

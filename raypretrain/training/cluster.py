@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import socket
@@ -15,6 +16,7 @@ import ray
 
 from raypretrain.errors import ClusterError, user_error
 from raypretrain.training.compute_config import ComputeConfig
+from raypretrain.training.nodes import Node, counted, in_words, most_left, places
 from raypretrain.training.recipe import PretrainRecipe, batch_error
 
 LEAST_STREAM_CPUS = 0.5
@@ -117,35 +119,60 @@ def local_resources() -> dict[str, float]:
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
-def size_up(recipe: PretrainRecipe, resources: dict[str, float]) -> Sizes:
-    """What a run of ``recipe`` takes of a cluster that has ``resources`` (``CPU``, ``GPU``).
+def size_up(recipe: PretrainRecipe, *resources: dict[str, float]) -> Sizes:
+    """What a run of ``recipe`` takes of a cluster.
+
+    Args:
+        resources: of each of its nodes, ``CPU`` and ``GPU``.
 
     Raises:
         ClusterError: there is too little, or the workers do not divide the global batch.
     """
     compute = recipe.compute
-    cpus, gpus = resources.get("CPU", 0.0), int(resources.get("GPU", 0))
+    nodes = [Node.of(each) for each in resources]
+    cpus, gpus = sum(node.cpus for node in nodes), int(sum(node.gpus for node in nodes))
     device = _device(compute, gpus)
+    on_gpu = device == "cuda"
     # What divides the smallest batch divides all others.
     batch, given = recipe.training.batches.first * compute.sequence_workers, compute.workers
     elastic = given if isinstance(given, tuple) else None
     stream = compute.stream_cpus or max(LEAST_STREAM_CPUS, cpus / 4)
     if isinstance(given, tuple):
-        each = compute.cpus_per_worker or _cpus_for_each(cpus, stream, given[1], device)
-        room = int((cpus - LEAST_STREAM_CPUS) / each + 1e-9)
+        each = compute.cpus_per_worker or _cpus_for_each(nodes, stream, given[1], on_gpu)
+        room = places(nodes, each, on_gpu, spare=LEAST_STREAM_CPUS)
         # Where not even the least fit, what follows says so.
-        workers = most_workers(batch, given[0], min(given[1], room, gpus if device == "cuda" else room))
+        workers = most_workers(batch, given[0], min(given[1], room))
         workers = workers or next(w for w in range(given[0], given[1] + 1) if batch % w == 0)
     else:
-        workers = given or (most_workers(batch, 1, max(1, gpus)) if device == "cuda" else 1)
-        each = compute.cpus_per_worker or _cpus_for_each(cpus, stream, workers, device)
+        workers = given or (most_workers(batch, 1, max(1, gpus)) if on_gpu else 1)
+        each = compute.cpus_per_worker or _cpus_for_each(nodes, stream, workers, on_gpu)
     if batch % workers:
         raise ClusterError(batch_error(batch, workers))
-    if device == "cuda" and workers > gpus:
+    _refuse_too_many(nodes, workers, each, on_gpu)
+    left = most_left(nodes, workers, each, on_gpu)
+    return Sizes(
+        workers=workers,
+        device=device,
+        precision=compute.precision or ("bf16" if on_gpu else "fp32"),
+        cpus_per_worker=each,
+        threads=max(1, round(each)),
+        micro_batch=micro_batch_of(recipe, device, workers),
+        # A task of the stream takes a CPU, or less where no node has one left.
+        stream_cpus=min(stream, cpus - workers * each, left if left < 1 else math.inf),
+        elastic=elastic,
+    )
+
+
+def _refuse_too_many(nodes: list[Node], workers: int, each: float, on_gpu: bool) -> None:
+    """Raises where so many workers of ``each`` CPUs do not fit, or leave the stream nothing."""
+    cpus, gpus = sum(node.cpus for node in nodes), int(sum(node.gpus for node in nodes))
+    if on_gpu and workers > gpus:
         raise ClusterError(
             f"{workers} workers need as many GPUs, the cluster has {gpus}",
             where="compute.workers",
-            fix=f"take at most {gpus} workers, or compute.device: cpu",
+            fix=f"take at most {gpus} workers, or compute.device: cpu"
+            if gpus
+            else "take compute.device: cpu",
         )
     if workers * each + LEAST_STREAM_CPUS > cpus + 1e-9:
         raise ClusterError(
@@ -154,16 +181,14 @@ def size_up(recipe: PretrainRecipe, resources: dict[str, float]) -> Sizes:
             where="compute.workers",
             fix="take fewer workers, or a smaller compute.cpus_per_worker",
         )
-    return Sizes(
-        workers=workers,
-        device=device,
-        precision=compute.precision or ("bf16" if device == "cuda" else "fp32"),
-        cpus_per_worker=each,
-        threads=max(1, round(each)),
-        micro_batch=micro_batch_of(recipe, device, workers),
-        stream_cpus=min(stream, cpus - workers * each),
-        elastic=elastic,
-    )
+    if places(nodes, each, on_gpu, spare=LEAST_STREAM_CPUS) < workers:
+        worker = Node(1.0 if on_gpu else 0.0, each)
+        raise ClusterError(
+            f"{counted(workers, 'worker')} of {worker} and {LEAST_STREAM_CPUS:g} CPUs for the stream "
+            f"do not fit on {in_words(nodes)}",
+            where="compute.workers",
+            fix="a worker has to fit on one node: take fewer workers, or a smaller compute.cpus_per_worker",
+        )
 
 
 def missing_now(sizes: Sizes, available: dict[str, float]) -> str:
@@ -172,7 +197,7 @@ def missing_now(sizes: Sizes, available: dict[str, float]) -> str:
     if sizes.device == "cuda":
         needs["GPU"] = sizes.workers
     lacks = {kind: need - available.get(kind, 0.0) for kind, need in needs.items()}
-    return " and ".join(f"{lack:g} {kind}s" for kind, lack in lacks.items() if lack > 1e-9)
+    return " and ".join(counted(round(lack, 2), kind) for kind, lack in lacks.items() if lack > 1e-9)
 
 
 def _device(compute: ComputeConfig, gpus: int) -> str:
@@ -186,11 +211,13 @@ def most_workers(batch: int, least: int, most: int) -> int:
     return max((w for w in range(least, most + 1) if batch % w == 0), default=0)
 
 
-def _cpus_for_each(cpus: float, stream: float, workers: int, device: str) -> float:
+def _cpus_for_each(nodes: list[Node], stream: float, workers: int, on_gpu: bool) -> float:
     """An equal part of what the stream leaves, in quarters; at most 4 beside a GPU, where they only feed it."""
-    part = int((cpus - stream) / workers * 4) / 4
-    # Never less than a quarter: where that does not fit, the caller says so.
-    return max(0.25, min(part, 4.0) if device == "cuda" else part)
+    cpus, largest = sum(node.cpus for node in nodes), max(node.cpus for node in nodes)
+    part = int(min((cpus - stream) / workers, largest, 4.0 if on_gpu else math.inf) * 4) / 4
+    while part > 0.25 and places(nodes, part, on_gpu, spare=LEAST_STREAM_CPUS) < workers:
+        part -= 0.25
+    return max(0.25, part)  # where that does not fit, the caller says so
 
 
 def micro_batch_of(recipe: PretrainRecipe, device: str, workers: int) -> int:
@@ -201,18 +228,18 @@ def micro_batch_of(recipe: PretrainRecipe, device: str, workers: int) -> int:
     return max(m for m in range(1, share + 1) if share % m == 0 and m <= most)
 
 
+def footers_in_threads(cut: Callable[[int], Any], files: list[int]) -> list[Any]:
+    """``cut`` of each of ``files``."""
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        return list(pool.map(cut, files))
+
+
 def footers_in_tasks(address: str | None, cut: Callable[[int], Any], files: list[int]) -> list[Any]:
     """``cut`` of each of ``files``: with many of them as Ray tasks, over the whole cluster, otherwise in threads."""
     if len(files) < _MANY_FILES:
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            return list(pool.map(cut, files))
+        return footers_in_threads(cut, files)
     connect(address)
-
-    def cut_all(of: Callable[[int], Any], part: list[int]) -> list[Any]:
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            return list(pool.map(of, part))
-
-    task, shared = ray.remote(cut_all), ray.put(cut)
+    task, shared = ray.remote(footers_in_threads), ray.put(cut)
     parts = [files[i : i + _MANY_FILES] for i in range(0, len(files), _MANY_FILES)]
     try:
         return [found for part in ray.get([task.remote(shared, part) for part in parts]) for found in part]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from ray.train.v2._internal.execution.context import get_train_context
+from ray.train.v2._internal.execution.train_fn_utils import get_train_fn_utils
 
 from raypretrain.training.events import Events
 from raypretrain.training.requests import UNKNOWN_DEADLINE_SECONDS, Notice, Request, save_estimate
@@ -65,6 +66,8 @@ class Preemption:
 
     def _hear(self) -> Notice | None:
         """Ray's notice, without its public call: that is a barrier over all workers, every step."""
+        if not get_train_fn_utils().is_distributed():  # nobody watches over the node of a lone process
+            return None
         info = get_train_context().preemption_context.preemption_info
         if info is None:
             return None

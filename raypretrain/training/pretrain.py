@@ -7,25 +7,23 @@ import os
 import platform
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
-import ray.train.torch
 
 from raypretrain.errors import RunError
 from raypretrain.models.config import ModelShape
 from raypretrain.storage import check_writable, write_atomic
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealer import Supply, start_dealer
-from raypretrain.training import checkpoint, standby
+from raypretrain.training import checkpoint
+from raypretrain.training.admission import admit, sizes_on_cluster
+from raypretrain.training.alone import NearSupply, fit_here, one_worker
 from raypretrain.training.basemodel import bring_base
 from raypretrain.training.board import start_board
 from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER, Standing
@@ -33,12 +31,12 @@ from raypretrain.training.cluster import (
     Sizes,
     connect,
     footers_in_tasks,
+    footers_in_threads,
     local_resources,
-    missing_now,
     size_up,
 )
-from raypretrain.training.elastic import Trainer, scaling
 from raypretrain.training.events import Events, read_events
+from raypretrain.training.fitting import Watch, fit
 from raypretrain.training.goodput import account_of
 from raypretrain.training.job import Job
 from raypretrain.training.length import Length, run_length
@@ -46,10 +44,7 @@ from raypretrain.training.prepare import Prepared, check_weight_groups, objectiv
 from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.release import release
 from raypretrain.training.runfolder import RunFolder, fingerprint_of
-from raypretrain.training.supervisor import Supervisor, TellOfLosses
 from raypretrain.training.worker import train_worker
-
-_POLL_SECONDS = 0.2
 
 
 @dataclass
@@ -72,12 +67,12 @@ class Outcome:
     goodput: dict[str, float] = field(default_factory=dict)
 
 
-Watch = Callable[[dict[str, Any]], None]
-"""Is told what happens: ``{"say": line}``, ``{"start": …}``, and the latest ``phase``, ``step``, ``evaluation``."""
-
-
 def pretrain(
-    recipe: PretrainRecipe, watch: Watch, function: Callable[[dict[str, Job]], None] = train_worker
+    recipe: PretrainRecipe,
+    watch: Watch,
+    function: Callable[[dict[str, Job]], None] = train_worker,
+    *,
+    here: bool = False,
 ) -> Outcome:
     """Carry out the run of ``recipe``: from nothing, or on from where it stopped, to a released model.
 
@@ -85,10 +80,13 @@ def pretrain(
 
     Args:
         function: what each worker does; a benchmark's measures more than ours.
+        here: with one worker in this process, and without Ray.
 
     Raises:
         RaypretrainError: what the user can mend, from any process of the run.
     """
+    if here:
+        one_worker(recipe)  # refused before anything is made
     folder = RunFolder(recipe.run.folder)
     with folder.lock():
         existed = folder.open(recipe)
@@ -100,7 +98,7 @@ def pretrain(
             )
         events, begun = Events(folder.events), time.time()
         try:
-            outcome = _carry_out(recipe, folder, existed, watch, function)
+            outcome = _carry_out(recipe, folder, existed, watch, function, here)
         except BaseException as error:
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error).split("\n")[0]
             if any(e["event"] == "start" and e["time"] >= begun for e in read_events(folder.events)):
@@ -118,28 +116,24 @@ def _carry_out(
     existed: bool,
     watch: Watch,
     function: Callable[[dict[str, Job]], None],
+    here: bool,
 ) -> Outcome:
     def say(line: str) -> None:
         watch({"say": line})
 
     begun = time.time()
-    if not (recipe.compute.address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()):
-        size_up(
-            recipe, local_resources()
-        )  # what cannot fit on this machine is refused before anything is made
-    prepared = prepare(recipe, folder, say, partial(footers_in_tasks, recipe.compute.address))
+    if here:
+        recipe = one_worker(recipe)
+    _refuse_what_cannot_fit(recipe, here)
+    footers = footers_in_threads if here else partial(footers_in_tasks, recipe.compute.address)
+    prepared = prepare(recipe, folder, say, footers)
     bring_base(recipe, folder, say)
     shape = recipe.model.shape(prepared.windows.tokenizer.vocabulary, recipe.sequences.length)
     check_weight_groups(recipe, shape)
     length = run_length(recipe, shape.parameters)
     check_writable(folder.path, need_bytes=shape.parameters * CHECKPOINT_BYTES_PER_PARAMETER * 2)
     prepared_at = time.time()
-    say("starting Ray")
-    connect(recipe.compute.address)
-    sizes = size_up(recipe, ray.cluster_resources())
-    waits_for = missing_now(sizes, ray.available_resources())
-    if waits_for:
-        say(f"note: {waits_for} are in use by other work on the cluster; waiting for them")
+    sizes = _sizes(recipe, say, here)
     folder.write_environment(asdict(sizes))
     Events(folder.events).append(
         "start",
@@ -152,11 +146,11 @@ def _carry_out(
         pid=os.getpid(),
     )
     watch({"start": {"shape": shape, "length": length, "sizes": sizes, "resumed": existed}})
-    board = start_board()
-    job = _job(recipe, folder, prepared, sizes, shape, length, board)
-    waits = {"prepare": prepared_at - begun, "ray": time.time() - prepared_at}
-    stopped_by = _fit(job, recipe, board, watch, waits, function)
-    _raise_user_error(board)
+    job = _job(recipe, folder, prepared, sizes, shape, length, here)
+    waits = {"prepare": prepared_at - begun}
+    if not here:
+        waits["ray"] = time.time() - prepared_at
+    stopped_by = fit_here(job, watch, waits) if here else fit(job, watch, waits, function)
     step = _newest_step(folder)
     if stopped_by and step < length.steps:
         return Outcome("stopped", folder.path, step, length.steps, signal=stopped_by)
@@ -173,6 +167,25 @@ def _carry_out(
     return Outcome("finished", folder.path, step, length.steps, result=result)
 
 
+def _refuse_what_cannot_fit(recipe: PretrainRecipe, here: bool) -> None:
+    """Before anything is made."""
+    elsewhere = recipe.compute.address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()
+    if here or not elsewhere:
+        size_up(recipe, local_resources())
+    else:
+        connect(recipe.compute.address)
+        sizes_on_cluster(recipe, lambda line: None)
+
+
+def _sizes(recipe: PretrainRecipe, say: Callable[[str], None], here: bool) -> Sizes:
+    if here:
+        say("training in this process, without Ray")
+        return size_up(recipe, local_resources())
+    say("starting Ray")
+    connect(recipe.compute.address)
+    return admit(recipe, say)
+
+
 def _job(
     recipe: PretrainRecipe,
     folder: RunFolder,
@@ -180,7 +193,7 @@ def _job(
     sizes: Sizes,
     shape: ModelShape,
     length: Length,
-    board: Any,
+    here: bool,
 ) -> Job:
     windows = prepared.windows
     start = Standing(
@@ -202,9 +215,9 @@ def _job(
         shape=shape,
         length=length,
         held_out=prepared.held_out,
-        dealer=start_dealer(sizes.stream_cpus),
-        supply=Supply(
-            windows=[ray.put(windows)],
+        dealer=None if here else start_dealer(min(sizes.stream_cpus, ray.cluster_resources()["CPU"])),
+        supply=(NearSupply if here else Supply)(
+            windows=[windows if here else ray.put(windows)],  # type: ignore[list-item]
             batches=recipe.training.batches,
             objective=objective_of(recipe, windows.tokenizer),
             cpus=sizes.stream_cpus,
@@ -212,125 +225,9 @@ def _job(
         ),
         start=start,
         pointers=str(folder.ray / attempt),
-        board=board,
+        board=None if here else start_board(),
         submitted=time.time(),
     )
-
-
-def _fit(
-    job: Job,
-    recipe: PretrainRecipe,
-    board: Any,
-    watch: Watch,
-    waits: dict[str, float],
-    function: Callable[[dict[str, Job]], None],
-) -> int | None:
-    """Run Ray Train to its end and pass on what the workers post; returns the signal that stopped it, if one did."""
-    sizes, pointers = job.sizes, Path(job.pointers)
-    callbacks: list[Any] = [TellOfLosses(board)]
-    if recipe.compute.standby:
-        callbacks.append(standby.HelpersStandBy(board))
-    trainer = Trainer(
-        function,
-        batch=recipe.training.batches.first,
-        board=board,
-        train_loop_config={"job": job},
-        scaling_config=scaling(
-            sizes.elastic or sizes.workers, sizes.cpus_per_worker, gpu=sizes.device == "cuda"
-        ),
-        run_config=ray.train.RunConfig(
-            name=pointers.name,
-            storage_path=str(pointers.parent),
-            failure_config=ray.train.FailureConfig(max_failures=recipe.compute.max_failures),
-            callbacks=callbacks,
-            worker_runtime_env={"env_vars": standby.environment()},  # type: ignore[call-arg]
-        ),
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if sizes.device == "cuda" else "gloo"),
-    )
-    errors: list[BaseException] = []
-    supervisor = Supervisor(board, RunFolder(job.folder), recipe.compute, lambda line: watch({"say": line}))
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:
-            errors.append(error)
-
-    # In a thread of its own: in the main one Ray would take the signals, and end without a checkpoint.
-    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    with _signals() as received:
-        thread.start()
-        told = False
-        while thread.is_alive():
-            thread.join(_POLL_SECONDS)
-            _pass_on(board, watch, waits)
-            supervisor.look()
-            if received and not told:
-                told = True
-                board.ask_to_stop.remote()
-                watch({"say": "saving a checkpoint, then stopping; once more ends at once"})
-    _pass_on(board, watch, waits)
-    supervisor.look(last=True)
-    if errors:
-        _raise_user_error(board)
-        raise _lost_workers(errors[0], recipe.compute.max_failures) or errors[0]
-    return received[0] if received else None
-
-
-def _pass_on(board: Any, watch: Watch, waits: dict[str, float]) -> None:
-    latest, notes = ray.get(board.read.remote())
-    for line in notes:
-        watch({"say": line})
-    if "starting" in latest:
-        latest["starting"] = {**waits, **latest["starting"]}
-    watch(latest)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM as a list that grows; a second one raises KeyboardInterrupt."""
-    received: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        received.append(number)
-        if len(received) > 1:
-            raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _lost_workers(error: BaseException, restarts: int) -> RunError | None:
-    """The error as the user's, if it comes from workers that were lost without a word."""
-    failures = getattr(error, "worker_failures", {})
-    # The others fail as well, in the collective that the lost one has left.
-    lost = sorted(
-        rank
-        for rank, failure in failures.items()
-        if isinstance(getattr(failure, "health_check_failure", failure), ray.exceptions.RayActorError)
-    )
-    if not lost:
-        return None
-    ranks = ", ".join(str(rank) for rank in lost)
-    who = f"workers {ranks} were" if len(lost) > 1 else f"worker {ranks} was"
-    return RunError(
-        f"{who} lost, after {restarts} restarts",
-        where="compute.max_failures",
-        fix="see whether its machine ran out of memory; the same command goes on from the last checkpoint",
-    )
-
-
-def _raise_user_error(board: Any) -> None:
-    line = ray.get(board.error.remote())
-    if line:
-        raise RunError(line)
 
 
 def _newest_step(folder: RunFolder) -> int:

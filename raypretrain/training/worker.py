@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -62,14 +63,19 @@ def train_worker(config: dict[str, Job]) -> None:
 
 
 class Worker:
-    """One worker's hands: the hooks of the loop, and what they need."""
+    """One worker's hands: the hooks of the loop, and what they need.
 
-    def __init__(self, job: Job) -> None:
+    Args:
+        job: of the run.
+        poster: to the driver; by default by the run's board.
+    """
+
+    def __init__(self, job: Job, poster: Any = None) -> None:
         self.begun = time.time()
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.job = job = job.for_world(self.world)
-        self.poster = Poster(job.board, self.world)
+        self.poster = poster or Poster(job.board, self.world)
         self.folder = RunFolder(job.folder)
         self.events = Events(self.folder.events)
         self.preemption = Preemption(job.checkpoint_bytes)
@@ -266,11 +272,9 @@ class Worker:
         cadence = Cadence(self.job.length.checkpoint_every, self.standing.step, failures)
         self.saver = Saver(Means(self.crew, self.folder, config, self.fast), cadence, self.engine.snapshot)
 
-    def _stream(self, standing: Standing, steps: int) -> DealtSteps:
+    def _stream(self, standing: Standing, steps: int) -> Iterable[StepRows]:
         """This worker's steps after ``standing``."""
         job = self.job
-        batch, length = job.recipe.training.global_batch, job.recipe.sequences.length
-        deal = steps_of_a_deal(batch, length, self.world)
         turn = Turn(
             self.incarnation,
             standing.cursor,
@@ -279,11 +283,17 @@ class Worker:
             standing.step,
             job.recipe.compute.sequence_workers,
         )
+        return self.deal(turn, steps)
+
+    def deal(self, turn: Turn, steps: int) -> Iterable[StepRows]:
+        """The rows of so many steps, from the run's dealer."""
+        job = self.job
+        batch, length = job.recipe.training.global_batch, job.recipe.sequences.length
         if self.incarnation > 1:
             if self.rank == 0:
                 wake_dealer(job.dealer, turn, _DEALER_SECONDS)
             self.crew.most(0)  # nobody asks before
-        return DealtSteps(job.dealer, turn, self.rank, steps, deal)
+        return DealtSteps(job.dealer, turn, self.rank, steps, steps_of_a_deal(batch, length, self.world))
 
     def _asked_at(self) -> float:
         """When Ray had to start these workers: as the run began, or when those before them were lost."""

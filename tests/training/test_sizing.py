@@ -156,6 +156,33 @@ def test_less_than_the_least_of_a_pair_is_refused() -> None:
         sizes(8, 1, workers=(2, 4), device="cuda")
 
 
+def test_a_worker_has_to_fit_on_one_node() -> None:
+    with pytest.raises(ClusterError) as caught:
+        size_up(recipe(cpus_per_worker=1.5), {"CPU": 1}, {"CPU": 1})
+    said = str(caught.value)
+    assert said.startswith("compute.workers: 1 worker of 1.5 CPUs and 0.5 CPUs for the stream do not fit on")
+    assert "2 nodes of 1 CPU; a worker has to fit on one node" in said
+    with pytest.raises(ClusterError, match=r"2 workers of 8 CPUs and 1 GPU .* 2 GPUs"):
+        size_up(recipe(workers=2, cpus_per_worker=8), {"CPU": 8, "GPU": 2}, {"CPU": 16})
+
+
+def test_unless_told_otherwise_a_worker_takes_what_fits_on_a_node() -> None:
+    found = size_up(recipe(workers=2), {"CPU": 2}, {"CPU": 2}, {"CPU": 2})
+    assert found.cpus_per_worker == 2
+    assert size_up(recipe(), {"CPU": 2}, {"CPU": 1}).cpus_per_worker == 2
+    beside_gpus = size_up(recipe(), {"CPU": 2, "GPU": 4}, {"CPU": 1})
+    assert (beside_gpus.workers, beside_gpus.cpus_per_worker) == (4, 0.5)
+
+
+def test_the_stream_has_a_node_with_room_for_its_least() -> None:
+    with pytest.raises(ClusterError, match="do not fit on 2 nodes of 1 CPU"):
+        size_up(recipe(workers=2, cpus_per_worker=0.75), {"CPU": 1}, {"CPU": 1})
+
+
+def test_of_a_pair_as_many_are_taken_as_fit_on_the_nodes() -> None:
+    assert size_up(recipe(workers=(1, 8), cpus_per_worker=2), *[{"CPU": 3}] * 4).workers == 4
+
+
 def test_every_group_has_the_micro_batch_of_its_size() -> None:
     wide = recipe(batch=24, workers=(1, 4), micro_batch=100)
     assert [micro_batch_of(wide, "cpu", workers) for workers in (1, 2, 3, 4)] == [24, 12, 8, 6]
