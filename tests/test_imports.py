@@ -43,6 +43,7 @@ RAY = {
     "training/pretrain.py", "training/standby.py", "training/supervisor.py", "training/worker.py",
     "finetuning/coming.py", "finetuning/predicting.py", "finetuning/schedulers.py", "finetuning/search.py",
     "finetuning/tracking.py",
+    "cluster/jobserver.py",
 }  # fmt: skip
 DEEPSPEED = {"training/engine.py"}
 
