@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raypretrain.cluster.jobserver import JobServer
+from raypretrain.errors import ClusterError
 
 _NODE_GROUP = "ray.io/node-group"
 """The label of nodes that a cluster launcher or KubeRay has started; others do not come by themselves."""
@@ -41,11 +42,13 @@ def take(server: JobServer) -> Inventory:
     """Ask the dashboard.
 
     Raises:
-        ClusterError: it does not answer.
+        ClusterError: it does not answer, or its first node is still starting.
     """
     versions = server.get("/api/v0/cluster_metadata")["data"]
     hosts = server.get("/nodes?view=hostNameList")["data"]["hostNameList"]
     listed = server.get("/api/v0/nodes?limit=10000")["data"]["result"]["result"]
+    if not hosts or not listed:
+        raise ClusterError("the cluster has no node yet", where=server.address, fix="try again in a moment")
     nodes: list[dict[str, Any]] = [node for node in listed if node["state"] == "ALIVE"]
     return Inventory(
         ray=versions["rayVersion"],
