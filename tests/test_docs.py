@@ -30,6 +30,7 @@ SCHEMAS = {
     "tokenize": PretrainRecipe,
     "finetune": FinetuneRecipe,
     "search": FinetuneRecipe,
+    "submit": PretrainRecipe,
 }
 
 
