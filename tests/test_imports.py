@@ -38,6 +38,7 @@ ORDER = [
 ]
 FOUNDATION = {"config", "errors"}
 RAY = {
+    "cluster/doctor.py", "cluster/doors.py", "cluster/measure.py", "cluster/nodes.py", "cluster/probe.py",
     "tokens/dealer.py", "tokens/stream.py",
     "training/board.py", "training/cluster.py", "training/elastic.py", "training/preemption.py",
     "training/pretrain.py", "training/standby.py", "training/supervisor.py", "training/worker.py",
