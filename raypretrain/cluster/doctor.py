@@ -9,10 +9,9 @@ from typing import Any
 
 import ray
 
-from raypretrain.cluster import judge, judge_between, judge_room, measure, probe
+from raypretrain.cluster import judge, judge_between, judge_room, measure, probe, sharing
 from raypretrain.cluster.doors import try_doors
 from raypretrain.cluster.judge import Line, Node
-from raypretrain.cluster.judge_between import AllReduce
 from raypretrain.cluster.needs import Needs
 from raypretrain.cluster.nodes import Nodes, Place
 from raypretrain.errors import ClusterError
@@ -111,9 +110,9 @@ class _Examination:
             return
         on_gpus = self._sizes is not None and self._sizes.device == "cuda"
         trains = {node.name: node.gpus > 0 or not on_gpus for node in self.known}
-        path, written, disk = measure.folder(self._nodes, self._needs.folder, trains)
-        self.lines += judge_between.folder(path, written)
-        self.lines += judge_room.disks([judge_room.needing(disk, self._needs.folder_bytes)])
+        path = sharing.existing(self._needs.folder)
+        self.lines += judge_between.folder(path, sharing.share(self._nodes, path, trains))
+        self.lines += judge_room.disks([measure.disk(path, self._needs.folder_bytes)])
 
     def buckets(self) -> None:
         """Whether all read the corpus."""
@@ -134,8 +133,7 @@ class _Examination:
             what = f"not measured: of the {len(slots)} GPUs some are in use"
             self.lines.append(Line("warn", "all-reduce", what, "ask again when they are free"))
             return
-        found: AllReduce = measure.all_reduce(self._nodes, slots, backend)
-        self.lines += judge_between.all_reduce(found)
+        self.lines += judge_between.all_reduce(measure.all_reduce(slots, backend))
 
     def _slots(self) -> tuple[list[Place], str]:
         """A node for each worker, and what they speak; without a recipe all GPUs, or a worker on each node."""

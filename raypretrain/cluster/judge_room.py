@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from raypretrain.cluster.judge import Line, Node
 from raypretrain.training.cluster import Sizes
@@ -131,14 +131,9 @@ def shared_memory(nodes: Sequence[Node]) -> list[Line]:
     return lines or [Line("ok", "shared memory", f"{where}{size(least)} free")]
 
 
-def needing(disk: Disk, need: int) -> Disk:
-    """The same disk, with so many bytes needed."""
-    return replace(disk, need=need)
-
-
 def disks(found: Sequence[Disk]) -> list[Line]:
     """Whether there is room for what a run writes, and Ray goes on making objects."""
-    return [line for disk in found for line in [_disk(disk)]]
+    return [_disk(disk) for disk in found]
 
 
 def _disk(disk: Disk) -> Line:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import ray
 
 from raypretrain.cluster import probe
 from raypretrain.cluster.judge import LIBRARIES, Card, Node
-from raypretrain.cluster.judge_between import AllReduce, Clock, Link, Reading, Written, offset
+from raypretrain.cluster.judge_between import AllReduce, Clock, Link, Reading, offset
 from raypretrain.cluster.judge_room import Disk
 from raypretrain.cluster.needs import Needs
-from raypretrain.cluster.nodes import Nodes, Place, answered, on_node, round_trip, within
+from raypretrain.cluster.nodes import Nodes, Place, answered, on_node, within
 from raypretrain.errors import StorageError
 from raypretrain.storage import Options, list_files
 
 _START_SECONDS = 60.0
 """Until an actor has started on a node and told of it, which on a busy one takes a while."""
 
-_SECONDS = 20.0
+SECONDS = 20.0
+"""For what takes a moment."""
+
 _PULL_SECONDS = 60.0
 _CLOCK_TIMES = 8
 _SENT, _SENT_FIRST = 32 << 20, 1 << 20
@@ -31,37 +30,33 @@ _PART, _PARTS = 1 << 20, 16
 _ADDED = 4 << 20
 _MEET_SECONDS = 60.0
 
-RAYS = "Ray's temporary folder"
+RAYS, TIER = "Ray's temporary folder", "fast tier"
 
 
 def facts(nodes: Nodes, needs: Needs | None) -> tuple[list[Node], list[Disk]]:
     """What each node knows of itself."""
 
+    def places(place: Place) -> dict[str, str]:
+        return {RAYS: place.session} | ({TIER: needs.tier} if needs and needs.tier else {})
+
     def ask(place: Place) -> Any:
-        places = {RAYS: place.session} | ({"fast tier": needs.tier} if needs and needs.tier else {})
-        return place.actor.facts.remote(list(LIBRARIES), places, place.resources.get("GPU", 0) > 0)
+        return place.actor.facts.remote(list(LIBRARIES), places(place), place.resources.get("GPU", 0) > 0)
 
     found = nodes.ask("node", _START_SECONDS, ask)
-    known = [_node(place, values) for place, values in found.items()]
-    tier = needs.tier_bytes // max(1, len(known)) if needs else 0
+    each = needs.tier_bytes // max(1, len(found)) if needs else 0
     disks = [
         Disk(
             what,
-            what_of(place, what, needs),
+            path,
             place.name,
-            need=0 if what == RAYS else tier,
+            need=each if what == TIER else 0,
             spills=what == RAYS,
-            **disk,
+            **values["disks"][what],
         )
         for place, values in found.items()
-        for what, disk in values["disks"].items()
+        for what, path in places(place).items()
     ]
-    return known, disks
-
-
-def what_of(place: Place, what: str, needs: Needs | None) -> str:
-    """The path of a place on a node."""
-    return place.session if what == RAYS or needs is None else needs.tier
+    return [_node(place, values) for place, values in found.items()], disks
 
 
 def _node(place: Place, values: dict[str, Any]) -> Node:
@@ -86,10 +81,20 @@ def clocks(nodes: Nodes) -> list[Clock]:
     """How far each node's clock is from this machine's; one node after the other, so that nobody waits for another."""
     found = []
     for place in list(nodes.places):
-        asked = [times for _ in range(_CLOCK_TIMES) if (times := round_trip(place, _SECONDS))]
+        asked = list(_times(nodes, place))
         if asked:
             found.append(Clock(place.name, *offset(asked)))
     return found
+
+
+def _times(nodes: Nodes, place: Place) -> Iterator[tuple[float, float, float]]:
+    """Our clock before, that node's clock, our clock after; several times."""
+    for _ in range(_CLOCK_TIMES):
+        before = time.time()
+        told = nodes.ask("clocks", SECONDS, lambda place: place.actor.clock.remote(), [place])
+        if place not in told:
+            return
+        yield before, told[place], time.time()
 
 
 def links(nodes: Nodes) -> list[Link]:
@@ -102,7 +107,7 @@ def links(nodes: Nodes) -> list[Link]:
 
 
 def _pull(nodes: Nodes, ring: list[tuple[Place, Place]], size: int) -> list[Link]:
-    made = answered_by(nodes.places, [place.actor.put.remote(size) for place in nodes.places], _SECONDS)
+    made = answered_by(nodes.places, [place.actor.put.remote(size) for place in nodes.places], SECONDS)
     asked = {
         (source, target): target.actor.pull.remote(made[source]) for source, target in ring if source in made
     }
@@ -121,45 +126,10 @@ def answered_by(places: list[Place], refs: list[Any], seconds: float) -> dict[Pl
     return {place: answers[ref] for place, ref in zip(places, refs, strict=True) if ref in answers}
 
 
-def folder(nodes: Nodes, path: str, trains: dict[str, bool]) -> tuple[str, list[Written], Disk]:
-    """Files of this process and of every node in the run's folder, or above it where it is still to be made.
-
-    Args:
-        trains: name of a node → whether it may have a worker.
-
-    Returns:
-        The folder that was tried, what each could do there, and its disk.
-    """
-    existing = str(next((p for p in (Path(path), *Path(path).parents) if p.is_dir()), Path("/")))
-    mark = f".raypretrain-doctor-{secrets.token_hex(4)}"
-    here = within(_SECONDS, probe.write, existing, f"{mark}-here")
-    problems: dict[str, str | None] = {"here": "it hangs" if here is None else here}
-    told = nodes.ask("run's folder", _SECONDS, lambda p: p.actor.write.remote(existing, f"{mark}-{p.node}"))
-    names = {"here": "here"} | {place.node: place.name for place in told}
-    problems |= {place.node: problem for place, problem in told.items()}
-    wrote = [node for node, problem in problems.items() if not problem]
-    listed = nodes.ask("run's folder", _SECONDS, lambda p: p.actor.names.remote(existing))
-    seen: dict[str, list[str]] = {place.node: found for place, found in listed.items()}
-    seen["here"] = within(_SECONDS, os.listdir, existing) or []
-    written = [
-        Written(
-            "this process" if node == "here" else names[node],
-            problem or "",
-            tuple(_called(names, other) for other in wrote if f"{mark}-{other}" not in seen.get(node, [])),
-            node == "here" or trains.get(names[node], True),
-        )
-        for node, problem in problems.items()
-    ]
-    for node in wrote:
-        with suppress(OSError):
-            os.unlink(Path(existing, f"{mark}-{node}"))
-    nodes.ask("run's folder", _SECONDS, lambda p: p.actor.remove.remote(existing, f"{mark}-{p.node}"))
-    disk = within(_SECONDS, probe.disk, existing) or {"problem": "it hangs"}
-    return existing, written, Disk("run's folder", existing, **disk)
-
-
-def _called(names: dict[str, str], node: str) -> str:
-    return "this process" if node == "here" else names[node]
+def disk(path: str, need: int) -> Disk:
+    """The disk of the run's folder, as this process sees it; ``need`` in bytes."""
+    usage = within(SECONDS, probe.disk, path) or {"problem": "it hangs"}
+    return Disk("run's folder", path, need=need, **usage)
 
 
 def bucket(nodes: Nodes, url: str, options: Options | None) -> list[Reading]:
@@ -195,10 +165,10 @@ def _refused(url: str, node: str, problem: str, fix: str, action: str) -> Readin
     return Reading(url, node, problem=problem, do=asks)
 
 
-def all_reduce(nodes: Nodes, slots: list[Place], backend: str) -> AllReduce:
+def all_reduce(slots: list[Place], backend: str) -> AllReduce:
     """Have a process in each of ``slots`` meet the others, as workers do, and add up."""
     on = len({place.node for place in slots})
-    port = answered_by(slots[:1], [slots[0].actor.free_port.remote()], _SECONDS)
+    port = answered_by(slots[:1], [slots[0].actor.free_port.remote()], SECONDS)
     if not port:
         return AllReduce(backend, len(slots), on, problem=f"{slots[0].name} does not answer")
     meeting = f"{slots[0].address}:{port[slots[0]]}"
@@ -209,14 +179,14 @@ def all_reduce(nodes: Nodes, slots: list[Place], backend: str) -> AllReduce:
         )
         for rank, place in enumerate(slots)
     ]
-    answers = answered(refs, _MEET_SECONDS + _SECONDS)
+    answers = answered(refs, _MEET_SECONDS + SECONDS)
     for ref in refs:
         ray.cancel(ref, force=True)
     found = [answers.get(ref) for ref in refs]
     missing = sorted({place.name for place, each in zip(slots, found, strict=True) if each is None})
     problems = [each["problem"] for each in found if each and "problem" in each]
     if problems or missing:
-        lost = f"no answer within {_MEET_SECONDS + _SECONDS:g} s from {', '.join(missing)}"
+        lost = f"no answer within {_MEET_SECONDS + SECONDS:g} s from {', '.join(missing)}"
         return AllReduce(backend, len(slots), on, problem=problems[0] if problems else lost)
     times = [each["seconds"] for each in found if each]
     return AllReduce(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -105,13 +104,6 @@ def within(seconds: float, function: Callable[..., T], *arguments: Any) -> T | N
     thread.start()
     thread.join(seconds)
     return found[0] if found else None
-
-
-def round_trip(place: Place, seconds: float) -> tuple[float, float, float] | None:
-    """Our clock before, that node's clock, our clock after; None if it does not answer."""
-    before = time.time()
-    answers = answered([ref := place.actor.clock.remote()], seconds)
-    return (before, answers[ref], time.time()) if answers else None
 
 
 def _remote(thing: Any, node: str, **options: Any) -> Any:
