@@ -85,15 +85,11 @@ def versions(nodes: Sequence[Node], here: dict[str, str | None]) -> list[Line]:
     lines = []
     for name in LIBRARIES:
         others = [node for node in nodes if _plain(node.versions.get(name)) != _plain(here[name])]
-        if others:
-            found = "; ".join(
-                f"{name} {version or 'none'} on {_names(node for node in others if node.versions.get(name) == version)}"
-                for version in dict.fromkeys(node.versions.get(name) for node in others)
-            )
+        there = _by(others, lambda node, name=name: {node.versions.get(name) or "none"})
+        if there:
             fix = "give every node the same image, or install requirements.lock on it"
-            lines.append(
-                Line("fail", "versions", f"{name} {here[name] or 'none'} here, {found[len(name) + 1 :]}", fix)
-            )
+            found = f"{name} {here[name] or 'none'} here, {_list(there)}"
+            lines.append(Line("fail", "versions", found, fix))
     same = ", ".join(f"{name} {here[name] or 'none'}" for name in LIBRARIES)
     where = f", on all {len(nodes)} nodes" if len(nodes) > 1 else ""
     return lines or [Line("ok", "versions", f"{same}{where}")]
