@@ -21,6 +21,9 @@ from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+LISTER = ("lister", "lister-secret")
+"""The keys of somebody who may list what is there, and read none of it."""
+
 _READY_WITHIN = 60.0
 
 
@@ -77,7 +80,12 @@ def weed_server(folder: Path, bucket: str = "corpus") -> Iterator[S3Server]:
     server = S3Server("", "tester", "tester-secret", bucket)
     keys = {"accessKey": server.access_key, "secretKey": server.secret_key}
     rights = ["Admin", "Read", "Write", "List", "Tagging"]
-    settings = {"identities": [{"name": "tester", "credentials": [keys], "actions": rights}]}
+    lister = {"accessKey": LISTER[0], "secretKey": LISTER[1]}
+    identities = [
+        {"name": "tester", "credentials": [keys], "actions": rights},
+        {"name": "lister", "credentials": [lister], "actions": ["List"]},
+    ]
+    settings = {"identities": identities}
     (folder / "s3.json").write_text(json.dumps(settings))
     s3, master, volume, filer = _free_ports(4)
     server = S3Server(f"http://127.0.0.1:{s3}", server.access_key, server.secret_key, bucket)

@@ -28,6 +28,7 @@ SCHEMAS = {
     "pretrain": PretrainRecipe,
     "inspect": PretrainRecipe,
     "tokenize": PretrainRecipe,
+    "doctor": PretrainRecipe,
     "finetune": FinetuneRecipe,
     "search": FinetuneRecipe,
     "submit": PretrainRecipe,

@@ -38,6 +38,7 @@ ORDER = [
 ]
 FOUNDATION = {"config", "errors"}
 RAY = {
+    "cluster/doctor.py", "cluster/doors.py", "cluster/measure.py", "cluster/nodes.py", "cluster/probe.py",
     "tokens/dealer.py", "tokens/stream.py",
     "training/admission.py", "training/alone.py", "training/board.py", "training/cluster.py",
     "training/elastic.py", "training/fitting.py", "training/growth.py", "training/preemption.py",
