@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,11 @@ class Host:
 
     def processes(self) -> list[psutil.Process]:
         """All of them: what is in its namespace was started there by us."""
-        listed = _ip("netns", "pids", self.name).split()
-        return [psutil.Process(int(number)) for number in listed if psutil.pid_exists(int(number))]
+        found = []
+        for number in _ip("netns", "pids", self.name).split():
+            with suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(int(number)))
+        return found
 
     def trains(self) -> bool:
         """Whether one of Ray Train's workers is on it."""
@@ -127,14 +130,11 @@ class Host:
         _ip("-n", self._switch, "link", "set", "dev", self._cable, "up")
 
     def end(self) -> None:
-        """End all that runs on it."""
-        for signal in (psutil.Process.terminate, psutil.Process.kill):
-            alive = self.processes()
+        """As if its power were cut: all that runs on it ends, and what that has started meanwhile."""
+        while alive := self.processes():
             for process in alive:
-                try:
-                    signal(process)
-                except psutil.NoSuchProcess:
-                    continue
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             psutil.wait_procs(alive, timeout=5)
 
 
@@ -220,7 +220,7 @@ def _name(process: psutil.Process) -> str:
 
 
 def outcome(process: subprocess.Popen[str], seconds: float) -> Any:
-    """What a command with ``--json`` that ends well says; Ray may say something before it."""
+    """What a command with ``--json`` that ends well says."""
     out, error = process.communicate(timeout=seconds)
     assert process.returncode == 0, error
-    return json.loads(out[out.index("{") :])
+    return json.loads(out)

@@ -20,7 +20,7 @@ from striking import assert_exact, last_step, wait_for_step
 
 pytestmark = pytest.mark.cluster_test
 
-LENGTH = ("training.steps=200", "training.checkpoint.every=20", "training.evaluation.every=100")
+LENGTH = ("training.steps=120", "training.checkpoint.every=20", "training.evaluation.every=60")
 # Two hosts of two CPUs: no host has room for two workers, and each has some left for the stream.
 SIZES = ("compute.cpus_per_worker=1.25", "compute.stream_cpus=0.5")
 
