@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import sys
@@ -33,7 +34,7 @@ _real_stdout: TextIO | None = None
 
 @contextlib.contextmanager
 def nothing_else_on_stdout() -> Iterator[None]:
-    """With ``--json``, whatever is printed meanwhile goes to stderr: Ray tells there of nodes that are lost."""
+    """With ``--json``, what is printed meanwhile or later goes to stderr: Ray tells there of nodes that are lost."""
     global _real_stdout
     if "--json" not in sys.argv:
         yield
@@ -44,3 +45,5 @@ def nothing_else_on_stdout() -> Iterator[None]:
             yield
     finally:
         _real_stdout = None
+        # Ray prints what it has held back when the process ends; what was registered last runs first.
+        atexit.register(setattr, sys, "stdout", sys.stderr)

@@ -166,6 +166,11 @@ def print_dry_run(resolved: dict[str, Any]) -> None:
         f"{compute['cpus_per_worker']:g} CPUs each, micro-batches of {compute['micro_batch']}",
         "memory a worker": ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in memory.items()),
     }
+    if assumed := resolved["assumed"]:
+        lines["note"] = (
+            f"this machine has fewer GPUs than the recipe asks for: reckoned for a cluster with {assumed['GPU']:g} "
+            f"GPUs and {assumed['CPU']:g} CPUs"
+        )
     table = Table(show_header=False, box=None)
     for name, text in lines.items():
         table.add_row(name, text)

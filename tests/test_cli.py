@@ -175,3 +175,20 @@ def test_with_json_what_others_print_goes_to_stderr(
     status, out, error = command.run("checkpoints", "runs/it", "--json")
     assert (status, json.loads(out)) == (0, [{"step": 3}])
     assert "marked dead" in error
+
+
+def test_with_json_nothing_is_printed_after_it_when_the_process_ends() -> None:
+    code = (
+        "import atexit, sys\n"
+        "from raypretrain import cli\n"
+        "from raypretrain.training import listing\n"
+        "def noisy(*arguments):\n"
+        "    atexit.register(lambda: print('(raylet) held back'))\n"
+        "    return [{'step': 3}]\n"
+        "listing.list_checkpoints = noisy\n"
+        "sys.argv = ['raypretrain', 'checkpoints', 'runs/it', '--json']\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [{"step": 3}]
+    assert done.stderr == "(raylet) held back\n"

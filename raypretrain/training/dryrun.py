@@ -13,9 +13,14 @@ from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.vocabulary import given_tokenizer
 
+_CPUS_OF_A_GPU = 8
+"""Of a cluster that is only assumed; clouds' machines with GPUs have this many or more."""
+
 
 def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
     """Resolve ``recipe`` against the files there are and this machine (a cluster is not asked).
+
+    A recipe that asks for more GPUs than are here is for a cluster: it is resolved for the fewest that it asks for.
 
     Raises:
         RaypretrainError: whatever a start would refuse as well.
@@ -28,7 +33,8 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
     folder = RunFolder(recipe.run.folder)
     if folder.begun():
         folder.refuse_changes(recipe)
-    sizes = size_up(recipe, local_resources())
+    assumed = _assumed(recipe, local_resources())
+    sizes = size_up(recipe, assumed or local_resources())
     shape = recipe.model.shape(vocabulary, recipe.sequences.length)
     check_weight_groups(recipe, shape)
     length = run_length(recipe, shape.parameters)
@@ -51,8 +57,19 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, Any]:
             "checkpoint_every": length.checkpoint_every or "auto",
         },
         "compute": vars(sizes),
+        "assumed": assumed,
         "memory_per_worker": memory(recipe, sizes, shape),
     }
+
+
+def _assumed(recipe: PretrainRecipe, here: dict[str, float]) -> dict[str, float] | None:
+    """CPUs and GPUs of a cluster that just suffices, where ``compute.device: cuda`` asks for more than are here."""
+    gpus, batch = recipe.compute.workers or 1, recipe.training.batches.first
+    if isinstance(gpus, tuple):
+        gpus = next(number for number in range(gpus[0], gpus[1] + 1) if batch % number == 0)
+    if recipe.compute.device != "cuda" or here["GPU"] >= gpus:
+        return None
+    return {"CPU": float(gpus * _CPUS_OF_A_GPU), "GPU": float(gpus)}
 
 
 def memory(recipe: PretrainRecipe, sizes: Sizes, shape: ModelShape) -> dict[str, int]:

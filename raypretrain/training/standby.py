@@ -18,6 +18,8 @@ import ray
 from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
+from raypretrain.training.interfaces import talk_over
+
 _LATER_SECONDS = 10.0
 """A start has better things to do, and a short run does not need them."""
 
@@ -27,7 +29,7 @@ _ACTORS_BESIDE_A_GROUP = 2  # its SynchronizationActor and its PreemptionWatcher
 
 
 def environment() -> dict[str, str]:
-    """Of the workers: has their processes import all as they start, before they are given an actor."""
+    """Of the workers: has their processes make ready as they start, before they are given an actor."""
     return {WORKER_PROCESS_SETUP_HOOK_ENV_VAR: f"{__name__}.{prepare.__name__}"}
 
 
@@ -36,6 +38,7 @@ def prepare() -> None:
 
     Nothing here may look at the GPUs: which of them are its own it is told with its actor.
     """
+    talk_over(ray.util.get_node_ip_address())
     names = ["raypretrain.training.worker", "ray.train.torch"]
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         names.append("deepspeed")  # it looks for the GPUs otherwise

@@ -13,6 +13,7 @@ from runs import write_recipe
 from raypretrain.config import load_recipe
 from raypretrain.errors import ClusterError, InputError, RecipeError
 from raypretrain.models.llama import Llama
+from raypretrain.training import dryrun
 from raypretrain.training.cluster import size_up
 from raypretrain.training.dryrun import dry_run, memory
 from raypretrain.training.recipe import PretrainRecipe
@@ -91,6 +92,23 @@ def test_the_memory_of_weights_gradients_and_optimizer_follows_zero(
     parts = [found["weights"], found["gradients"], found["optimizer"]]
     assert parts == [shape.parameters * n for n in (weights, gradients, optimizer)]
     assert found["total"] == sum(parts) + found["activations"]
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus"), [("null", 1), ("4", 4), ("[3, 12]", 3), ("[5, 12]", 6)], ids=["any", "4", "3+", "5+"]
+)
+def test_a_recipe_for_gpus_that_are_not_here_is_reckoned_for_the_fewest_that_it_asks_for(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, workers: str, gpus: int
+) -> None:
+    here = {"CPU": 2.0, "GPU": 0.0}
+    monkeypatch.setattr(dryrun, "local_resources", lambda: here)
+    given = ("compute.device=cuda", f"compute.workers={workers}", "compute.cpus_per_worker=null")
+    resolved = resolve(recipe, *given)
+    assert resolved["assumed"] == {"CPU": 8 * gpus, "GPU": gpus}
+    assert (resolved["compute"]["workers"], resolved["compute"]["precision"]) == (gpus, "bf16")
+    assert resolve(recipe)["assumed"] is None  # it asks for none
+    here.update(CPU=64.0, GPU=float(gpus))
+    assert resolve(recipe, *given)["assumed"] is None
 
 
 @pytest.mark.parametrize(
