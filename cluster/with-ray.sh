@@ -18,7 +18,8 @@ python="$(dirname "$(command -v ray)")/python"
 options=()
 [ -z "${SLURM_CPUS_ON_NODE:-}" ] || options=(--num-cpus="$SLURM_CPUS_ON_NODE") # the others' are not ours
 
-export RAY_AUTH_MODE=token
+# No statistics are sent. Who ends one machine here ends them all: there is nobody to hand work to.
+export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 if [ -z "${RAY_AUTH_TOKEN:-}" ] && [ ! -s "${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}" ]; then
   echo "with-ray.sh: there is no token for Ray; make one: (umask 077; ray get-auth-token --generate >/dev/null)" >&2
   exit 2

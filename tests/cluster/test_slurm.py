@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from runs import fingerprints, metrics, write_recipe
 from slurm_cluster import NEEDED, Slurm, slurm_cluster
+from waiting import wait_for_steps
 
 ROOT = Path(__file__).parents[2]
 STEPS = 150
+WAITING = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED")
 
 pytestmark = [
     pytest.mark.cluster_test,
@@ -48,17 +50,10 @@ def submit(slurm: Slurm, recipe: Path, run: Path) -> str:
 def wait_until_done(slurm: Slurm, job: str, run: Path) -> str:
     """The state in which it ended; a job that went back into the queue has not."""
     until = time.monotonic() + 150
-    while (state := slurm.state(job)) in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED"):
+    while (state := slurm.state(job)) in WAITING:
         assert time.monotonic() < until, Path(f"{run}.log").read_text()
         time.sleep(0.5)
     return state
-
-
-def wait_for_steps(run: Path, steps: int) -> None:
-    until = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists() or len(metrics(run)) < steps:
-        assert time.monotonic() < until, Path(f"{run}.log").read_text()
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +85,7 @@ def test_stopped_it_saves_and_the_same_command_goes_on(
 ) -> None:
     run = tmp_path / "stopped"
     job = submit(slurm, tiny, run)
-    wait_for_steps(run, 12)
+    wait_for_steps(run, 12, lambda: slurm.state(job) in WAITING)
     slurm.run("scancel", "--batch", "--signal=TERM", job)
     assert wait_until_done(slurm, job, run) == "FAILED"  # with the signal's status, as everywhere
     stopped_at = len(metrics(run))
@@ -107,7 +102,7 @@ def test_when_its_time_is_nearly_over_it_goes_back_into_the_queue(
 ) -> None:
     run = tmp_path / "preempted"
     job = submit(slurm, tiny, run)
-    wait_for_steps(run, 12)
+    wait_for_steps(run, 12, lambda: slurm.state(job) in WAITING)
     slurm.run("scancel", "--batch", "--signal=USR1", job)  # as --signal=B:USR1@300 has Slurm send it
     assert wait_until_done(slurm, job, run) == "COMPLETED", Path(f"{run}.log").read_text()
     assert fingerprints(run) == fingerprints(undisturbed)
