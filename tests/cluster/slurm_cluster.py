@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,6 +89,10 @@ def slurm_cluster(folder: Path) -> Iterator[Slurm]:
     }
     slurm = Slurm(folder, environment)
     with contextlib.ExitStack() as stack:
+        # Not where other sessions of Ray are; and short, for its sockets.
+        short = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
+        (Path(short) / "ray").mkdir()
+        environment["RAY_TMPDIR"] = short
         stack.enter_context(_munge(folder))
         stack.enter_context(_daemon(slurm, "slurmctld", "-D", "-i"))
         for name in ("one", "two"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,16 @@ def test_the_dashboard_is_on_loopback(launcher: dict[str, Any]) -> None:
     assert "RAY_JOB_STOP_WAIT_TIME_S=600" in head.split("ray start")[0]
 
 
+def test_all_clouds_start_ray_alike() -> None:
+    """So that a test of one of them is a test of all."""
+    heads = [read(cloud)["head_start_ray_commands"] for cloud in CLOUDS]
+    assert heads == [heads[0]] * len(CLOUDS)
+    workers = [read(cloud)["worker_start_ray_commands"] for cloud in CLOUDS]
+    assert [command[:-1] for command in workers] == [workers[0][:-1]] * len(CLOUDS)
+    for cloud, commands in zip(CLOUDS, workers, strict=True):
+        assert f"watch-spot.sh {cloud} " in commands[-1]
+
+
 def test_what_is_copied_to_the_nodes_is_there(launcher: dict[str, Any]) -> None:
     ours = {local for local in launcher["file_mounts"].values() if not local.startswith("~")}
     assert ours == {
@@ -144,8 +155,6 @@ def test_buckets_are_reached_by_a_role() -> None:
 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_what_is_to_be_replaced_is_said_at_the_top(cloud: str) -> None:
-    import re
-
     text = (ROOT / "cluster" / f"{cloud}.yaml").read_text(encoding="utf-8")
     top, _, rest = text.partition("cluster_name:")
     settings = "\n".join(line for line in rest.splitlines() if not line.lstrip().startswith("#"))

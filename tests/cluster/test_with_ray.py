@@ -30,6 +30,8 @@ def test_a_reclaimed_host_is_left_and_the_run_goes_on(net: Network, corpus: Path
     one, two = net.add("one"), net.add("two")
     for host in (one, two):
         host.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        host.environment["RAY_TMPDIR"] = str(host.folder)
+        (host.folder / "ray").mkdir()
     run = tmp_path / "run"
     recipe = write_recipe(tmp_path, corpus, STEPS)
     settings = [f"--set=run.folder={run}", "--set=compute.workers=[1, 2]", "--set=compute.cpus_per_worker=1"]
