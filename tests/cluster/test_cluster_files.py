@@ -143,3 +143,12 @@ def test_everything_runs_the_version_of_ray_that_is_locked() -> None:
     assert version
     for name in ("kuberay-raycluster.yaml", "kuberay-rayjob.yaml", "aws.yaml", "gcp.yaml", "azure.yaml"):
         assert version.group(1) in read(name), name
+
+
+def test_the_readme_names_every_file_and_no_other() -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", read("README.md"))
+    assert all((ROOT / "cluster" / link).exists() for link in links)
+    named = {Path(name).name for name in re.findall(r"[\w./-]+\.(?:yaml|sh)|Dockerfile", read("README.md"))}
+    ours = {path.name for path in FILES if path.suffix in (".yaml", ".sh") or path.name == "Dockerfile"}
+    assert ours <= named
+    assert {name for name in named - ours if not (ROOT / "jobs" / name).exists()} <= {"my-recipe.yaml"}
