@@ -239,7 +239,7 @@ def limits() -> str:
             "the controller's core, if it looked at its workers each 0.2 s",
             at(lambda gpus: gpus / LEAST_LOOK * known.POLL.value),
             "a worker polled",
-            "done: it looks at 2,000 workers a second at most; a lost one is noticed up to 2 s later at 4,096",
+            "done: it looks at 1,000 workers a second, and at each every 2 s at least",
         ],
         [
             "the board's core, with a heartbeat a second",

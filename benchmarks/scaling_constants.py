@@ -75,9 +75,9 @@ DEALER_WINDOW = Known("the dealer: a window taken in", 6.4e-3, "s of CPU", "meas
 
 # The head.
 POLL = Known(
-    "Ray Train's controller: a worker polled", 0.13e-3, "s of CPU", "measured", "scaling.py --measure"
+    "Ray Train's controller: a worker polled", 0.35e-3, "s of CPU", "measured", "scaling.py --measure"
 )
-BOARD_CALL = Known("the board: a call", 0.2e-3, "s of CPU", "measured", "scaling.py --measure")
+BOARD_CALL = Known("the board: a call", 0.38e-3, "s of CPU", "measured", "scaling.py --measure")
 LOOK = Known("the driver: a worker's heartbeat read", 0.01e-3, "s of CPU", "measured", "scaling.py --measure")
 STARTED = Known(
     "actors that Ray starts", 389, "a second", "published", "Ray 1.12, release_logs: many_actors, 64 nodes"

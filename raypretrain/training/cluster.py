@@ -20,9 +20,9 @@ from raypretrain.training.recipe import PretrainRecipe, batch_error
 LEAST_STREAM_CPUS = 0.5
 """CPUs that the stream needs beside the workers, at least: Ray Data waits for ever if there are none."""
 
-_LOOK_SECONDS = 0.2
-_LOOKS_A_SECOND = 2_000
-"""Of Ray Train's controller at one of its workers: about a quarter of its core."""
+_LOOK_SECONDS, _RAYS_LOOK_SECONDS = 0.2, 2.0
+_LOOKS_A_SECOND = 1_000
+"""Of Ray Train's controller at one of its workers: a third of its core."""
 
 _OBJECT_STORE_BYTES = 512 * 2**20
 _TASKS_REMEMBERED = 5_000
@@ -98,9 +98,11 @@ def connect(address: str | None, cpus: float | None = None) -> None:
 
 
 def look_seconds(workers: int) -> float:
-    """Seconds between two looks of Ray Train at its workers, which is how soon it knows of a lost one: 0.2, more for
-    many of them. Its own default is 2."""
-    return max(_LOOK_SECONDS, workers / _LOOKS_A_SECOND)
+    """Seconds between two looks of Ray Train at its workers, which is how soon it knows of a lost one.
+
+    A fifth of one, and for many workers up to two, which is its own default for any number.
+    """
+    return min(_RAYS_LOOK_SECONDS, max(_LOOK_SECONDS, workers / _LOOKS_A_SECOND))
 
 
 def _refuse_unreachable(address: str) -> None:

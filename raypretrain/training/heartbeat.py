@@ -24,7 +24,7 @@ COMPUTING = ("forward", "backward", "optimizer")
 
 EVERY_SECONDS = 1.0
 _BEATS_A_SECOND = 1_000
-"""Of all workers: about a quarter of the board's core."""
+"""Of all workers: a third of the board's core."""
 
 _STEPS_KEPT = 256
 
