@@ -159,10 +159,10 @@ class Worker:
     # The hooks of the loop.
 
     def gather(self, values: Tensor) -> Tensor:
-        own = values.to(self.device)
-        everyone = own.new_empty((self.world, *own.shape))
+        own = values.to(self.device).flatten()
+        everyone = own.new_empty(self.world * len(own))
         self.progress.collective(dist.all_gather_into_tensor)(everyone, own)
-        return everyone.cpu()
+        return everyone.view(self.world, *values.shape).cpu()
 
     def log_step(self, row: dict[str, Any], data: StepRows) -> None:
         self.preemption.step_seconds = row["step_seconds"]
