@@ -161,7 +161,7 @@ class Worker:
     def gather(self, values: Tensor) -> Tensor:
         own = values.to(self.device).flatten()
         everyone = own.new_empty(self.world * len(own))
-        self.progress.collective(dist.all_gather_into_tensor)(everyone, own)
+        self.progress.collective(dist.all_gather_single)(everyone, own)
         return everyone.view(self.world, *values.shape).cpu()
 
     def log_step(self, row: dict[str, Any], data: StepRows) -> None:
