@@ -18,6 +18,9 @@ import numpy as np
 import ray
 from processes import cpu_between, uses
 from report import Row, figure, parser, report, say_load, show
+from scaling_collectives import LENGTH
+from scaling_constants import TOKENS_OF_8B
+from scaling_head import WINDOW, Costs, first_full, stream
 
 from raypretrain.tokens import dealer as dealer_module
 from raypretrain.tokens.batching import BatchSizes
@@ -31,11 +34,6 @@ from raypretrain.training.cluster import connect
 
 OBJECTIVE = Causal(bos=1)
 CALLERS = 2  # processes that the ranks are simulated in
-LENGTH = 8192
-TOKENS_OF_A_GPU = 6667  # a second: Llama 3.1 8B on H100, torchtitan, compiled
-BYTES_OF_A_TOKEN = 4.1  # of text
-TOKENS_OF_A_CORE = 3.5e6  # a second: the stream's BPE on reviews, see stream.py
-WINDOW = 4_000_000
 RANKS = (8, 64, 512, 1024, 4096)
 
 
@@ -161,26 +159,13 @@ def measure_windows(rows: int, windows: int) -> tuple[float, dict[str, float]]:
     return windows / seconds, {role: cpu / windows for role, cpu in used.items()}
 
 
-@dataclass(frozen=True)
-class Costs:
-    """CPU seconds of the dealer for a call, a byte of tokens handed out, a token laid end to end and a window."""
-
-    call: float
-    byte: float
-    token: float
-    window: float
-
-
 def simulate(ranks: int, costs: Costs, steps: int) -> list[object]:
     """A row of the table: a run on ``ranks`` GPUs, with deals of ``steps`` steps."""
-    tokens = ranks * TOKENS_OF_A_GPU
-    calls = ranks * TOKENS_OF_A_GPU / LENGTH / steps
-    windows = tokens * BYTES_OF_A_TOKEN / WINDOW
-    busy = calls * costs.call + tokens * (4 * costs.byte + costs.token) + windows * costs.window
-    held = 2 * steps * ranks * LENGTH * 4 + (64 << 20)
+    asked = stream(ranks, TOKENS_OF_8B.value, LENGTH, costs, steps)
     return [
-        f"{ranks:,}", f"{tokens / 1e6:.2f} M", steps, calls, tokens * 4 / 1e6, windows, tokens / TOKENS_OF_A_CORE,
-        f"{busy:.3f}" + (" (too much)" if busy > 1 else ""), f"{held / 2**30:.2f} GiB",
+        f"{ranks:,}", f"{asked.tokens / 1e6:.2f} M", steps, asked.calls, asked.tokens * 4 / 1e6, asked.windows,
+        asked.cores, f"{asked.dealer:.3f}" + (" (too much)" if asked.dealer > 1 else ""),
+        f"{asked.held / 2**30:.2f} GiB",
     ]  # fmt: skip
 
 
@@ -192,10 +177,7 @@ COLUMNS = [
 
 def most_ranks(costs: Costs) -> int:
     """How many ranks keep the dealer's core busy."""
-    ranks = 8
-    while float(str(simulate(ranks, costs, steps_of_a_deal(ranks, LENGTH, ranks))[7]).split()[0]) < 1:
-        ranks = ranks * 5 // 4
-    return ranks
+    return first_full(lambda ranks: stream(ranks, TOKENS_OF_8B.value, LENGTH, costs).dealer)
 
 
 def main() -> None:

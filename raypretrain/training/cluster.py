@@ -22,6 +22,10 @@ from raypretrain.training.recipe import PretrainRecipe, batch_error
 LEAST_STREAM_CPUS = 0.5
 """CPUs that the stream needs beside the workers, at least: Ray Data waits for ever if there are none."""
 
+_LOOK_SECONDS, _RAYS_LOOK_SECONDS = 0.2, 2.0
+_LOOKS_A_SECOND = 1_000
+"""Of Ray Train's controller at one of its workers: a third of its core."""
+
 _OBJECT_STORE_BYTES = 512 * 2**20
 _TASKS_REMEMBERED = 5_000
 """Of tasks that are done, by a cluster of our own: 100,000 by default, 2 kB each. Few ever look at them."""
@@ -67,8 +71,6 @@ def connect(address: str | None, cpus: float | None = None) -> None:
     """
     if ray.is_initialized():
         return
-    # A checkpoint's report waits for Ray's next look at its workers: 2 s by default.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # How soon the workers hear that their node is being reclaimed: 5 s by default.
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -95,6 +97,14 @@ def connect(address: str | None, cpus: float | None = None) -> None:
         logging_level=logging.ERROR,
         _system_config={"task_events_max_num_task_in_gcs": _TASKS_REMEMBERED},
     )
+
+
+def look_seconds(workers: int) -> float:
+    """Seconds between two looks of Ray Train at its workers, which is how soon it knows of a lost one.
+
+    A fifth of one, and for many workers up to two, which is its own default for any number.
+    """
+    return min(_RAYS_LOOK_SECONDS, max(_LOOK_SECONDS, workers / _LOOKS_A_SECOND))
 
 
 def _refuse_unreachable(address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -19,7 +20,7 @@ from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from raypretrain.training.cluster import LEAST_STREAM_CPUS, most_workers
+from raypretrain.training.cluster import LEAST_STREAM_CPUS, look_seconds, most_workers
 from raypretrain.training.requests import Regroup
 
 _LOOK_SECONDS = 5.0
@@ -131,6 +132,9 @@ class Trainer(TorchTrainer):
     def __init__(self, *args: Any, batch: int, board: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._batch, self._board = batch, board
+        sizes: Any = self.scaling_config
+        # The controller, which starts later, reads it.
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", f"{look_seconds(sizes.max_workers):g}")
 
     def _create_default_callbacks(self) -> list[Any]:
         """Without the actor for the datasets of Ray Train: it has none of ours, and every group would start one."""

@@ -23,6 +23,9 @@ COMPUTING = ("forward", "backward", "optimizer")
 """The phases whose time is a worker's own: in the others it waits, or does what the others do not."""
 
 EVERY_SECONDS = 1.0
+_BEATS_A_SECOND = 1_000
+"""Of all workers: a third of the board's core."""
+
 _STEPS_KEPT = 256
 
 
@@ -88,7 +91,7 @@ class Heartbeat:
     ) -> None:
         self._progress, self._post, self._who = progress, post, who
         self._patience = stall_timeout / 2
-        self._every = min(EVERY_SECONDS, stall_timeout / 5)
+        self._every = min(beat_seconds(who["world"]), stall_timeout / 5)
         self._stack_at = -1
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -122,6 +125,11 @@ class Heartbeat:
             with suppress(Exception):
                 self._post(self.values())
             self._end.wait(self._every)
+
+
+def beat_seconds(workers: int) -> float:
+    """Seconds between two heartbeats of one of so many workers: the more there are, the more seldom."""
+    return max(EVERY_SECONDS, workers / _BEATS_A_SECOND)
 
 
 def stack_of(thread: int) -> tuple[str, bool]:

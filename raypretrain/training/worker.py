@@ -165,10 +165,10 @@ class Worker:
     # The hooks of the loop.
 
     def gather(self, values: Tensor) -> Tensor:
-        own = values.to(self.device)
-        everyone = [torch.empty_like(own) for _ in range(self.world)]
-        self.progress.collective(dist.all_gather)(everyone, own)
-        return torch.stack(everyone).cpu()
+        own = values.to(self.device).flatten()
+        everyone = own.new_empty(self.world * len(own))
+        self.progress.collective(dist.all_gather_single)(everyone, own)
+        return everyone.view(self.world, *values.shape).cpu()
 
     def log_step(self, row: dict[str, Any], data: StepRows) -> None:
         self.preemption.step_seconds = row["step_seconds"]
@@ -249,7 +249,9 @@ class Worker:
         raise corrupted(self.job.folder, step, ranks, nodes)
 
     def request(self) -> Request:
-        return agree([self.poster.asked(), self.preemption.request()])
+        # One worker looks at the board for all: in the exchange of a step they agree.
+        asked = self.poster.asked() if self.rank == 0 else Request.NOTHING
+        return agree([asked, self.preemption.request()])
 
     def agreed(self, request: Request) -> None:
         if self.rank == 0:

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from raypretrain.training.heartbeat import Heartbeat, Progress, born, stack_of, state_of
+from raypretrain.training.heartbeat import (
+    EVERY_SECONDS,
+    Heartbeat,
+    Progress,
+    beat_seconds,
+    born,
+    stack_of,
+    state_of,
+)
 from raypretrain.training.supervisor import end_process
 
 
@@ -72,7 +80,7 @@ def test_a_hanging_thread_sends_its_stack_once_and_an_ending_one_says_so() -> No
     release = threading.Event()
 
     def hangs_here() -> None:
-        with Heartbeat(Progress(), posted.append, {"rank": 1}, stall_timeout=0.4):
+        with Heartbeat(Progress(), posted.append, {"rank": 1, "world": 2}, stall_timeout=0.4):
             release.wait(10)
 
     thread = threading.Thread(target=hangs_here)
@@ -92,8 +100,17 @@ def test_a_board_that_is_gone_stops_nobody() -> None:
     def post(values: dict[str, Any]) -> None:
         raise ConnectionError
 
-    with Heartbeat(Progress(), post, {}, stall_timeout=0.1):
+    with Heartbeat(Progress(), post, {"world": 2}, stall_timeout=0.1):
         time.sleep(0.1)
+
+
+def test_many_workers_beat_more_seldom() -> None:
+    assert beat_seconds(1) == beat_seconds(64) == EVERY_SECONDS
+    assert beat_seconds(4_096) > 4 * EVERY_SECONDS
+    for workers in (1, 1_000, 4_096):
+        assert workers / beat_seconds(workers) <= 1_000
+    busy = Heartbeat(Progress(), print, {"world": 4_096}, stall_timeout=5.0)
+    assert busy._every == 1.0  # five of them within the time-out all the same
 
 
 def test_a_stack_in_torchs_collectives_is_seen_as_waiting() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from raypretrain.training.cluster import (
     LEAST_STREAM_CPUS,
     Sizes,
     local_resources,
+    look_seconds,
     micro_batch_of,
     most_workers,
     size_up,
 )
+from raypretrain.training.elastic import Trainer, scaling
 from raypretrain.training.recipe import PretrainRecipe
 
 
@@ -199,3 +202,24 @@ def test_only_numbers_that_divide_the_batch_are_taken(
 
 def test_this_machine_has_cpus() -> None:
     assert local_resources()["CPU"] >= 1
+
+
+LOOKS = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+
+
+def test_ray_looks_more_seldom_at_many_workers() -> None:
+    assert look_seconds(1) == look_seconds(200) == 0.2
+    assert look_seconds(1_024) == 1.024
+    assert look_seconds(4_096) == 2.0  # as seldom as Ray would by itself, and no more
+
+
+@pytest.mark.parametrize(("workers", "seconds"), [(2, "0.2"), ((2, 1_000), "1"), (4_096, "2")])
+def test_the_controller_is_told_how_often_to_look_unless_the_user_says_it(
+    workers: Any, seconds: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LOOKS, "7")
+    Trainer(print, batch=8, board=None, scaling_config=scaling(workers, 1, gpu=False))
+    assert os.environ[LOOKS] == "7"
+    monkeypatch.delenv(LOOKS)
+    Trainer(print, batch=8, board=None, scaling_config=scaling(workers, 1, gpu=False))
+    assert os.environ.pop(LOOKS) == seconds
