@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import shutil
@@ -20,7 +21,7 @@ import ray
 import ray.train
 import ray.train.torch
 
-from raypretrain.errors import RunError
+from raypretrain.errors import RunError, user_error
 from raypretrain.models.config import ModelShape
 from raypretrain.storage import check_writable, write_atomic
 from raypretrain.tokens.cursor import Cursor
@@ -42,12 +43,15 @@ from raypretrain.training.events import Events, read_events
 from raypretrain.training.goodput import account_of
 from raypretrain.training.job import Job
 from raypretrain.training.length import Length, run_length
+from raypretrain.training.logs import JsonLines, logged
 from raypretrain.training.prepare import Prepared, check_weight_groups, objective_of, prepare
 from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.release import release
 from raypretrain.training.runfolder import RunFolder, fingerprint_of
 from raypretrain.training.supervisor import Supervisor, TellOfLosses
 from raypretrain.training.worker import train_worker
+
+logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 
@@ -98,18 +102,47 @@ def pretrain(
             return Outcome(
                 "finished", folder.path, done["steps"], done["steps"], result=done, goodput=goodput
             )
-        events, begun = Events(folder.events), time.time()
-        try:
-            outcome = _carry_out(recipe, folder, existed, watch, function)
-        except BaseException as error:
-            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error).split("\n")[0]
-            if any(e["event"] == "start" and e["time"] >= begun for e in read_events(folder.events)):
-                events.append("failed", reason=reason)
-            raise
-        by = {"reason": signal.Signals(outcome.signal).name} if outcome.signal else {}
-        events.append(outcome.status, step=outcome.step, **by)
-        outcome.goodput = outcome.result.get("goodput") or account_of(folder.path, time.time()).as_dict()
-        return outcome
+        with logged(folder.path, None) as log:
+            return _accounted(recipe, folder, existed, _with_log(watch, log), function)
+
+
+def _with_log(watch: Watch, log: JsonLines) -> Watch:
+    """``watch``, and what it is told in the driver's log, unless a worker has it in its own."""
+    step = 0
+    log.step = lambda: step
+
+    def watched(event: dict[str, Any]) -> None:
+        nonlocal step
+        step = event.get("step", {}).get("step", step)
+        if "say" in event and not event.pop("logged", False):
+            logger.log(event.pop("level", logging.INFO), event["say"])
+        watch(event)
+
+    return watched
+
+
+def _accounted(
+    recipe: PretrainRecipe,
+    folder: RunFolder,
+    existed: bool,
+    watch: Watch,
+    function: Callable[[dict[str, Job]], None],
+) -> Outcome:
+    """Carry it out, and write down how it ended."""
+    events, begun = Events(folder.events), time.time()
+    try:
+        outcome = _carry_out(recipe, folder, existed, watch, function)
+    except BaseException as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error).split("\n")[0]
+        logger.error("failed: %s", reason, exc_info=user_error(error) is None)
+        if any(e["event"] == "start" and e["time"] >= begun for e in read_events(folder.events)):
+            events.append("failed", reason=reason)
+        raise
+    by = {"reason": signal.Signals(outcome.signal).name} if outcome.signal else {}
+    logger.info("%s after step %d", " by ".join([outcome.status, *by.values()]), outcome.step)
+    events.append(outcome.status, step=outcome.step, **by)
+    outcome.goodput = outcome.result.get("goodput") or account_of(folder.path, time.time()).as_dict()
+    return outcome
 
 
 def _carry_out(
@@ -248,7 +281,11 @@ def _fit(
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if sizes.device == "cuda" else "gloo"),
     )
     errors: list[BaseException] = []
-    supervisor = Supervisor(board, RunFolder(job.folder), recipe.compute, lambda line: watch({"say": line}))
+
+    def warn(line: str) -> None:
+        watch({"say": line, "level": logging.WARNING})
+
+    supervisor = Supervisor(board, RunFolder(job.folder), recipe.compute, warn)
 
     def fit() -> None:
         try:
@@ -279,8 +316,8 @@ def _fit(
 
 def _pass_on(board: Any, watch: Watch, waits: dict[str, float]) -> None:
     latest, notes = ray.get(board.read.remote())
-    for line in notes:
-        watch({"say": line})
+    for line, in_its_log in notes:
+        watch({"say": line, "logged": in_its_log})
     if "starting" in latest:
         latest["starting"] = {**waits, **latest["starting"]}
     watch(latest)
