@@ -39,8 +39,9 @@ ORDER = [
 FOUNDATION = {"config", "errors"}
 RAY = {
     "tokens/dealer.py", "tokens/stream.py",
-    "training/board.py", "training/cluster.py", "training/elastic.py", "training/preemption.py",
-    "training/pretrain.py", "training/standby.py", "training/supervisor.py", "training/worker.py",
+    "training/board.py", "training/cluster.py", "training/elastic.py", "training/exporting.py",
+    "training/preemption.py", "training/pretrain.py", "training/standby.py", "training/supervisor.py",
+    "training/worker.py",
     "finetuning/coming.py", "finetuning/predicting.py", "finetuning/schedulers.py", "finetuning/search.py",
     "finetuning/tracking.py",
 }  # fmt: skip

@@ -61,11 +61,16 @@ class JsonLines(logging.Formatter):
 class _Lines(RotatingFileHandler):
     """Appends to a file; where that cannot be (a full disk), the line is left out and the run goes on."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lines: JsonLines) -> None:
         super().__init__(
             path, maxBytes=_MOST_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace", delay=True
         )
+        self._lines = lines
         self.addFilter(lambda record: is_ours(record.name) or record.levelno >= logging.WARNING)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As JSON, whatever :meth:`setFormatter` was told: Ray gives its own to every handler that it finds."""
+        return self._lines.format(record)
 
     def _open(self) -> Any:
         file = super()._open()
@@ -93,8 +98,8 @@ def logged(run: Path, rank: int | None) -> Iterator[JsonLines]:
     folder = run / FOLDER
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    lines, handler = JsonLines(run.name, rank), _Lines(folder / f"{writer(rank)}.jsonl")
-    handler.setFormatter(lines)
+    lines = JsonLines(run.name, rank)
+    handler = _Lines(folder / f"{writer(rank)}.jsonl", lines)
     ours = logging.getLogger(_OURS)
     before = ours.level, ours.propagate
     # Our lines are for the file alone: what a process prints stays as it is.

@@ -40,6 +40,7 @@ from raypretrain.training.cluster import (
 )
 from raypretrain.training.elastic import Trainer, scaling
 from raypretrain.training.events import Events, read_events
+from raypretrain.training.exporting import exported
 from raypretrain.training.goodput import account_of
 from raypretrain.training.job import Job
 from raypretrain.training.length import Length, run_length
@@ -184,11 +185,13 @@ def _carry_out(
         host=platform.node(),
         pid=os.getpid(),
     )
+    logger.info("%d workers on %s, %d steps; pid %d", sizes.workers, sizes.device, length.steps, os.getpid())
     watch({"start": {"shape": shape, "length": length, "sizes": sizes, "resumed": existed}})
     board = start_board()
     job = _job(recipe, folder, prepared, sizes, shape, length, board)
     waits = {"prepare": prepared_at - begun, "ray": time.time() - prepared_at}
-    stopped_by = _fit(job, recipe, board, watch, waits, function)
+    with exported(folder.path):
+        stopped_by = _fit(job, recipe, board, watch, waits, function)
     _raise_user_error(board)
     step = _newest_step(folder)
     if stopped_by and step < length.steps:

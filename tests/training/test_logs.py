@@ -82,6 +82,16 @@ def test_libraries_are_heard_from_warnings_on_those_that_keep_to_themselves_too(
     ]
 
 
+def test_a_library_that_gives_its_format_to_every_handler_changes_nothing(
+    run: Path, kept_apart: logging.Logger
+) -> None:
+    with logged(run, 0):
+        for handler in kept_apart.handlers:  # as Ray does to its own logger's
+            handler.setFormatter(logging.Formatter("plain %(message)s"))
+        OURS.info("goes on")
+    assert [row["message"] for row in rows(run, "rank-0")] == ["goes on"]
+
+
 def test_an_exception_has_its_traceback(run: Path) -> None:
     with logged(run, 0):
         try:
