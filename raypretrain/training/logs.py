@@ -115,16 +115,16 @@ def logged(run: Path, rank: int | None) -> Iterator[JsonLines]:
             logger.removeHandler(handler)
         ours.setLevel(before[0])
         ours.propagate = before[1]
-        handler.close()
+        with suppress(OSError):  # it would write once more what found no room
+            handler.close()
 
 
 def _heard() -> list[logging.Logger]:
     """The loggers through which every record comes: the root, and those that keep theirs from it, as Ray's do."""
-    known = logging.root.manager.loggerDict.values()
-    return [
-        logging.root,
-        *(each for each in known if isinstance(each, logging.Logger) and not each.propagate),
+    known = [
+        each for each in list(logging.root.manager.loggerDict.values()) if isinstance(each, logging.Logger)
     ]
+    return [logging.root, *(each for each in known if not each.propagate)]
 
 
 def _torn(path: Path) -> bool:

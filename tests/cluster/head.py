@@ -49,23 +49,22 @@ class Head:
         """That of a client, or of another node: how it authenticates, and no address."""
         return _authentication(self.folder, self.token)
 
-    def ask(self, path: str, token: str | None = None, within: float = 10.0) -> int:
-        """The status of a GET to the dashboard; 0 if nothing answers.
+    def ask(self, path: str, token: str | None = None) -> tuple[int, str]:
+        """The status and the body of a GET to the dashboard; status 0 if nothing answers.
 
         Args:
             token: by default the right one; an empty one is not sent.
         """
         sent = self.token if token is None else token
         headers = {"Authorization": f"Bearer {sent}"} if sent else {}
+        request = urllib.request.Request(self.address + path, headers=headers)
         try:
-            with urllib.request.urlopen(
-                urllib.request.Request(self.address + path, headers=headers), timeout=within
-            ) as reply:
-                return int(reply.status)
+            with urllib.request.urlopen(request, timeout=10) as reply:
+                return int(reply.status), reply.read().decode()
         except urllib.error.HTTPError as error:
-            return error.code
+            return error.code, ""
         except OSError:
-            return 0
+            return 0, ""
 
     def kill(self) -> None:
         """The machine of the head is gone: SIGKILL to all of its processes at once."""
@@ -139,7 +138,8 @@ def _free_ports(number: int) -> list[int]:
 
 def _wait_until_ready(found: Head, started: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _READY_WITHIN
-    while found.ask("/api/version") != 200:
+    # The dashboard answers before it has heard of the node.
+    while '"hostNameList": ["' not in found.ask("/nodes?view=hostNameList")[1]:
         log = (found.folder / "start.log").read_text()
         assert started.poll() is None, f"the head ended: {log}"
         assert time.monotonic() < deadline, f"the head does not answer: {log}"
@@ -156,7 +156,7 @@ def _below(process: psutil.Process) -> list[psutil.Process]:
 def _end(found: Head, started: subprocess.Popen[bytes]) -> None:
     below = _below(found.process)
     started.terminate()
-    _, alive = psutil.wait_procs(below, timeout=10)
+    _, alive = psutil.wait_procs(below, timeout=5)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

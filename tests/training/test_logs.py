@@ -175,6 +175,15 @@ def test_logs_that_cannot_be_written_end_nothing_and_say_nothing(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_full_disk_ends_nothing(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (run / "logs").mkdir()
+    (run / "logs" / "rank-0.jsonl").symlink_to("/dev/full")
+    with logged(run, 0):
+        OURS.error("lost")
+        OURS.error("lost too")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_record_that_no_format_fits_harms_nobody(run: Path, kept_apart: logging.Logger) -> None:
     kept_apart.handlers.clear()  # pytest's own would raise
     with logged(run, 0):
