@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -239,6 +240,43 @@ def status(
 
 
 @app.command()
+def logs(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")],
+    rank: Annotated[int | None, typer.Option(min=0, help="Of this worker alone.")] = None,
+    driver: Annotated[bool, typer.Option("--driver", help="Of the driver alone.")] = False,
+    level: Annotated[str, typer.Option(help="At least: debug, info, warning or error.")] = "debug",
+    step: Annotated[
+        str | None, typer.Option(metavar="N..M", help="Of these steps; also N, N.. and ..M.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on with what comes, while the run goes on.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As they are stored: a JSON object a line.")
+    ] = False,
+) -> None:
+    """Show what the workers and the driver of RUN have logged, by time, over all restarts.
+
+    Reads the run's folder alone, from any machine that sees it. A line that is damaged is shown as it is.
+
+    \b
+    Examples:
+      raypretrain logs runs/pretrain-small --level warning
+      raypretrain logs runs/pretrain-small --rank 1 --step 100..120
+      raypretrain logs runs/pretrain-small --follow
+    """
+    from raypretrain.training.logreading import LEVELS, Wanted, read_lines
+
+    if driver and rank is not None:
+        raise typer.BadParameter("give either --rank or --driver")
+    if level not in LEVELS:
+        raise typer.BadParameter(f"--level: '{level}' is not one of {', '.join(LEVELS)}")
+    who = "driver" if driver else None if rank is None else f"rank-{rank}"
+    for line in read_lines(run, Wanted(who, level, _steps(step)), follow):
+        show(line.as_dict() if as_json else line, as_json, print)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")],
     to: Annotated[str, typer.Option("--to", metavar="FOLDER", help="The folder to write; local or s3://.")],
@@ -402,7 +440,14 @@ def evaluate(
     show(found, as_json, print_scores)
 
 
-for command in (tunecli.finetune, tunecli.search, tunecli.report, tunecli.predict, *clustercli.COMMANDS):
+_others: tuple[Callable[..., Any], ...] = (
+    tunecli.finetune,
+    tunecli.search,
+    tunecli.report,
+    tunecli.predict,
+    *clustercli.COMMANDS,
+)
+for command in _others:
     app.command()(command)
 
 
@@ -438,6 +483,16 @@ def _count(option: str, text: str) -> int:
     if not isinstance(count, int) or count < 1:
         raise typer.BadParameter(f"{option}: '{text}' is not at least 1")
     return count
+
+
+def _steps(text: str | None) -> tuple[int, int | None]:
+    """The first and the last of ``12..20``, ``12``, ``12..`` or ``..20``."""
+    first, dots, last = (text or "..").partition("..")
+    try:
+        begin, end = int(first or 0), int(last) if last else None
+    except ValueError:
+        raise typer.BadParameter(f"--step: '{text}' is neither a step nor N..M") from None
+    return begin, end if dots else begin
 
 
 def _print(values: dict[str, Any], as_json: bool, line: str) -> None:

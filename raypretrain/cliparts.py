@@ -24,9 +24,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, 
 def show(values: Any, as_json: bool, print_it: Callable[[Any], object]) -> None:
     """The result of a command: as JSON where nothing else is printed, or as people read it."""
     if as_json:
-        print(json.dumps(values, ensure_ascii=False, default=str), file=_real_stdout or sys.stdout)
+        text = json.dumps(values, ensure_ascii=False, default=str)
+        print(text, file=_real_stdout or sys.stdout, flush=True)
     else:
         print_it(values)
+        sys.stdout.flush()  # the logs of a run that goes on may be read by another program
 
 
 _real_stdout: TextIO | None = None

@@ -81,9 +81,9 @@ class Teller:
         """As of the poster."""
         self._watch({kind: {**self._waits, **value} if kind == "starting" else value})
 
-    def note(self, line: str) -> None:
+    def note(self, line: str, level: int = logging.WARNING) -> None:
         """As of the poster."""
-        self._watch({"say": line})
+        self._watch({"say": line, "level": level})
 
     def asked(self) -> Request:
         """As of the poster."""
@@ -91,7 +91,7 @@ class Teller:
             return Request.NOTHING
         if not self._told:
             self._told = True
-            self.note(STOPPING)
+            self.note(STOPPING, logging.INFO)
         return Request.STOP
 
 

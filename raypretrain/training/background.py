@@ -6,6 +6,7 @@ No collective runs here: the threads of several workers meet by files in the che
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import threading
 import time
@@ -23,6 +24,8 @@ from raypretrain.training.events import Events
 from raypretrain.training.fast import FastTier, manifest_name
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.writing import Files, Snapshot, give_way, write_part
+
+logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.02
 _SEEN_WITHIN_SECONDS = 60.0
@@ -158,6 +161,7 @@ class ToRun(Work):
         if not self.means.copies:
             self._forget_parts()
         size = sum(about["bytes"] for about in every.values())
+        logger.info("saved step %d, %d bytes", self.standing.step, size)
         self._event("save", bytes=size, stall_seconds=self.stall, commit_seconds=time.perf_counter() - begun)
         self._prune()
         self._copy(files)

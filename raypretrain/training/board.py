@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -9,6 +10,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypretrain.training.requests import Request
+
+logger = logging.getLogger(__name__)
 
 _BUSY_KEPT = 1000
 
@@ -20,7 +23,7 @@ class Board:
         self._stop = False
         self._regroup: int | None = None
         self._error: str | None = None
-        self._notes: list[str] = []
+        self._notes: list[tuple[str, bool]] = []
         self._latest: dict[str, Any] = {}
         self._groups = 0
         self._beats: dict[int, dict[str, Any]] = {}
@@ -31,9 +34,9 @@ class Board:
         """Replace the latest values of these names, e.g. ``step=``, ``evaluation=``, ``phase=``."""
         self._latest |= values
 
-    def note(self, line: str) -> None:
-        """Something that the user should read once."""
-        self._notes.append(line)
+    def note(self, line: str, logged: bool = False) -> None:
+        """Something that the user should read once; ``logged`` where a worker has it in its log."""
+        self._notes.append((line, logged))
 
     def fail(self, line: str) -> None:
         """An error of the user's: no restart will mend it."""
@@ -88,7 +91,7 @@ class Board:
         self._lost = []
         return beats, lost
 
-    def read(self) -> tuple[dict[str, Any], list[str]]:
+    def read(self) -> tuple[dict[str, Any], list[tuple[str, bool]]]:
         """The latest values, and the notes since the last call."""
         notes, self._notes = self._notes, []
         return dict(self._latest), notes
@@ -127,9 +130,10 @@ class Poster:
         """This worker's heartbeat."""
         self._board.beat.remote(values)
 
-    def note(self, line: str) -> None:
+    def note(self, line: str, level: int = logging.WARNING) -> None:
         """Something that the user should read once."""
-        self._board.note.remote(line)
+        logger.log(level, line)
+        self._board.note.remote(line, logged=True)
 
     def asked(self) -> Request:
         """What is asked of this worker's group, as of at most a moment ago."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -62,7 +63,11 @@ def fit(
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if sizes.device == "cuda" else "gloo"),
     )
     errors: list[BaseException] = []
-    supervisor = Supervisor(board, RunFolder(job.folder), recipe.compute, lambda line: watch({"say": line}))
+
+    def warn(line: str) -> None:
+        watch({"say": line, "level": logging.WARNING})
+
+    supervisor = Supervisor(board, RunFolder(job.folder), recipe.compute, warn)
 
     def work() -> None:
         try:
@@ -93,8 +98,8 @@ def fit(
 
 def _pass_on(board: Any, watch: Watch, waits: dict[str, float]) -> None:
     latest, notes = ray.get(board.read.remote())
-    for line in notes:
-        watch({"say": line})
+    for line, in_its_log in notes:
+        watch({"say": line, "logged": in_its_log})
     if "starting" in latest:
         latest["starting"] = {**waits, **latest["starting"]}
     watch(latest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 
 import ray
 
-from raypretrain.errors import RunError
+from raypretrain.errors import RunError, user_error
 from raypretrain.models.config import ModelShape
 from raypretrain.storage import check_writable, write_atomic
 from raypretrain.tokens.cursor import Cursor
@@ -36,15 +37,19 @@ from raypretrain.training.cluster import (
     size_up,
 )
 from raypretrain.training.events import Events, read_events
+from raypretrain.training.exporting import exported
 from raypretrain.training.fitting import Watch, fit
 from raypretrain.training.goodput import account_of
 from raypretrain.training.job import Job
 from raypretrain.training.length import Length, run_length
+from raypretrain.training.logs import JsonLines, logged
 from raypretrain.training.prepare import Prepared, check_weight_groups, objective_of, prepare
 from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.release import release
 from raypretrain.training.runfolder import RunFolder, fingerprint_of
 from raypretrain.training.worker import train_worker
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -96,18 +101,48 @@ def pretrain(
             return Outcome(
                 "finished", folder.path, done["steps"], done["steps"], result=done, goodput=goodput
             )
-        events, begun = Events(folder.events), time.time()
-        try:
-            outcome = _carry_out(recipe, folder, existed, watch, function, here)
-        except BaseException as error:
-            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error).split("\n")[0]
-            if any(e["event"] == "start" and e["time"] >= begun for e in read_events(folder.events)):
-                events.append("failed", reason=reason)
-            raise
-        by = {"reason": signal.Signals(outcome.signal).name} if outcome.signal else {}
-        events.append(outcome.status, step=outcome.step, **by)
-        outcome.goodput = outcome.result.get("goodput") or account_of(folder.path, time.time()).as_dict()
-        return outcome
+        with logged(folder.path, None) as log:
+            return _accounted(recipe, folder, existed, _with_log(watch, log), function, here)
+
+
+def _with_log(watch: Watch, log: JsonLines) -> Watch:
+    """``watch``, and what it is told in the driver's log, unless a worker has it in its own."""
+    step = 0
+    log.step = lambda: step
+
+    def watched(event: dict[str, Any]) -> None:
+        nonlocal step
+        step = event.get("step", {}).get("step", step)
+        if "say" in event and not event.pop("logged", False):
+            logger.log(event.pop("level", logging.INFO), event["say"])
+        watch(event)
+
+    return watched
+
+
+def _accounted(
+    recipe: PretrainRecipe,
+    folder: RunFolder,
+    existed: bool,
+    watch: Watch,
+    function: Callable[[dict[str, Job]], None],
+    here: bool,
+) -> Outcome:
+    """Carry it out, and write down how it ended."""
+    events, begun = Events(folder.events), time.time()
+    try:
+        outcome = _carry_out(recipe, folder, existed, watch, function, here)
+    except BaseException as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error).split("\n")[0]
+        logger.error("failed: %s", reason, exc_info=user_error(error) is None)
+        if any(e["event"] == "start" and e["time"] >= begun for e in read_events(folder.events)):
+            events.append("failed", reason=reason)
+        raise
+    by = {"reason": signal.Signals(outcome.signal).name} if outcome.signal else {}
+    logger.info("%s after step %d", " by ".join([outcome.status, *by.values()]), outcome.step)
+    events.append(outcome.status, step=outcome.step, **by)
+    outcome.goodput = outcome.result.get("goodput") or account_of(folder.path, time.time()).as_dict()
+    return outcome
 
 
 def _carry_out(
@@ -145,12 +180,17 @@ def _carry_out(
         host=platform.node(),
         pid=os.getpid(),
     )
+    logger.info("%d workers on %s, %d steps; pid %d", sizes.workers, sizes.device, length.steps, os.getpid())
     watch({"start": {"shape": shape, "length": length, "sizes": sizes, "resumed": existed}})
     job = _job(recipe, folder, prepared, sizes, shape, length, here)
     waits = {"prepare": prepared_at - begun}
     if not here:
         waits["ray"] = time.time() - prepared_at
-    stopped_by = fit_here(job, watch, waits) if here else fit(job, watch, waits, function)
+    if here:
+        stopped_by = fit_here(job, watch, waits)
+    else:
+        with exported(folder.path):
+            stopped_by = fit(job, watch, waits, function)
     step = _newest_step(folder)
     if stopped_by and step < length.steps:
         return Outcome("stopped", folder.path, step, length.steps, signal=stopped_by)

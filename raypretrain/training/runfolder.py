@@ -25,6 +25,7 @@ from raypretrain.training import checkpoint
 from raypretrain.training.changes import LENGTH, SAFE, among, refuse_changes
 from raypretrain.training.fetching import KEPT, is_fetched
 from raypretrain.training.length import run_length
+from raypretrain.training.logs import FOLDER
 from raypretrain.training.recipe import PretrainRecipe
 
 _LOCK_ATTEMPTS = 4
@@ -46,6 +47,7 @@ class RunFolder:
         self.evaluations = self.path / "evaluations.jsonl"
         self.events = self.path / "events.jsonl"
         self.stacks = self.path / "stacks"
+        self.logs = self.path / FOLDER
         self.sequence_losses = self.path / "sequence_losses.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
@@ -142,6 +144,7 @@ class RunFolder:
             self.environment.name,
             self.events.name,
             self.stacks.name,
+            self.logs.name,
             self.corpus.name,
             self.checkpoints.name,
             self.ray.name,

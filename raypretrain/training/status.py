@@ -21,8 +21,7 @@ def status_of(run: Path, now: float | None = None) -> dict[str, Any]:
     Raises:
         RunError: there is no run.
     """
-    if not (run / "recipe.yaml").is_file():
-        raise RunError("is no run: it has no recipe.yaml", where=str(run), fix="give the folder of a run")
+    refuse_no_run(run)
     now = time.time() if now is None else now
     # Read before the state: a run that ends meanwhile is shown as it ended.
     lives = state_of(run)
@@ -50,6 +49,16 @@ def status_of(run: Path, now: float | None = None) -> dict[str, Any]:
         "others": dict(Counter(event["event"] for event in events if event["event"] not in _SHOWN)),
         "account": wall.as_dict(),
     }
+
+
+def refuse_no_run(run: Path) -> None:
+    """See that a folder is a run's.
+
+    Raises:
+        RunError: it is not.
+    """
+    if not (run / "recipe.yaml").is_file():
+        raise RunError("is no run: it has no recipe.yaml", where=str(run), fix="give the folder of a run")
 
 
 def state_of(run: Path) -> tuple[str, str] | None:

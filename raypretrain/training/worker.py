@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -33,14 +35,17 @@ from raypretrain.training.goodput import repeated
 from raypretrain.training.guard import Guard, Verdict, corrupted, stopped
 from raypretrain.training.heartbeat import Heartbeat, Progress, born
 from raypretrain.training.job import Job
+from raypretrain.training.logs import JsonLines, logged
 from raypretrain.training.loop import Place, train
 from raypretrain.training.metrics import Quarantine, StepLog, read_log
 from raypretrain.training.preemption import Preemption
-from raypretrain.training.requests import Request, agree
+from raypretrain.training.requests import Regroup, Request, agree
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.saving import Saver
 from raypretrain.training.standby import Standby
 from raypretrain.training.takeup import TakeUp
+
+logger = logging.getLogger(__name__)
 
 _DEALER_SECONDS = 5.0
 """A dealer of lost workers that does not answer for so long is started again."""
@@ -51,8 +56,21 @@ def train_worker(config: dict[str, Job]) -> None:
     job = config["job"]
     if ray.get(job.board.error.remote()):
         return  # a restart would run into the same error of the user's
+    with logged(Path(job.folder), ray.train.get_context().get_world_rank()) as log:
+        try:
+            _carry_out(job, log)
+        except Regroup as error:
+            logger.info("leaves %s: another group follows", error)
+            raise
+        except BaseException:
+            logger.exception("this worker ends")
+            raise
+
+
+def _carry_out(job: Job, log: JsonLines) -> None:
     try:
         worker = Worker(job)
+        log.step = lambda: worker.step
         with worker.heartbeat():
             worker.run()
     except (RaypretrainError, ray.exceptions.RayTaskError) as error:
@@ -80,6 +98,7 @@ class Worker:
         self.events = Events(self.folder.events)
         self.preemption = Preemption(job.checkpoint_bytes)
         self.progress = Progress()
+        self.standing = job.start
         self.incarnation = 0
         self.phase = self.progress.mark
         on_gpu = job.sizes.device == "cuda"
@@ -92,6 +111,11 @@ class Worker:
         self.held_out_loss = (-1, math.nan)  # a step, and what was measured there
         if not on_gpu:
             torch.set_num_threads(job.sizes.threads)
+
+    @property
+    def step(self) -> int:
+        """The step under way; before the first, the one that the run goes on from."""
+        return self.progress.now[1] or self.standing.step
 
     def heartbeat(self) -> Heartbeat:
         """The thread that tells the board how far this worker is."""
@@ -107,6 +131,8 @@ class Worker:
             "pid": pid,
             "born": born(pid),
         }
+        place = f"on node {who['node']}, pid {pid}"
+        logger.info("worker %d of %d %s, group %d", self.rank, self.world, place, self.incarnation)
         return Heartbeat(self.progress, self.poster.beat, who, self.job.recipe.compute.stall_timeout)
 
     def run(self) -> None:
@@ -115,6 +141,7 @@ class Worker:
         self.phase("verify")
         self.taken = taken = TakeUp(job, self.crew, self.fast, self.poster.note)
         self.standing = taken.standing
+        self._log_takeup()
         # The first windows are read and tokenized while the model is built.
         steps = self._stream(self.standing, length.steps - self.standing.step)
         times.append(time.time())
@@ -124,7 +151,7 @@ class Worker:
         self.engine = Engine(job.model(new), job.engine_settings(new, taken.universal), self.device)
         self.engine.watch(self.phase, self.progress.collective)
         if self.job.compiled and self.rank == 0:
-            self.poster.note("the layers are compiled in the first step")
+            self.poster.note("the layers are compiled in the first step", logging.INFO)
         times.append(time.time())
         self.phase("restore")
         if taken.found:
@@ -301,6 +328,16 @@ class Worker:
         """When Ray had to start these workers: as the run began, or when those before them were lost."""
         losses = [event["time"] for event in read_events(self.folder.events) if event["event"] == "lost"]
         return max([self.job.submitted, *losses])
+
+    def _log_takeup(self) -> None:
+        """What this worker begins with, and what befell those before it: who is killed leaves no word."""
+        events = [event for event in read_events(self.folder.events) if event["time"] > self.job.submitted]
+        losses = [event for event in events if event["event"] == "lost"]
+        groups = [event for event in events if event["event"] == "group"]
+        before = [event["time"] for event in groups if event["incarnation"] < self.incarnation]
+        if losses and losses[-1]["time"] > max(before, default=0.0):
+            logger.warning("the group before was lost: %s", losses[-1]["reason"])
+        logger.info("goes on from step %d" if self.taken.found else "begins at step %d", self.standing.step)
 
     def _open_logs(self, after: int) -> None:
         if self.rank == 0:
