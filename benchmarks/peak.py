@@ -44,7 +44,9 @@ def matmul_peak(device: str, dtype: torch.dtype, quick: bool = False) -> float:
         return max(_fastest(size, device, dtype, 10) for size in (4096, 8192, 16384)[: 1 if quick else None])
     sizes = (1024, 2048)[: 1 if quick else None]
     peak = max(_fastest(size, device, torch.float32, 5) for size in sizes)
-    if dtype != torch.float32 and _fastest(256, device, dtype, 5) > 0.5 * _fastest(256, device, torch.float32, 5):
+    if dtype != torch.float32 and _fastest(256, device, dtype, 5) > 0.5 * _fastest(
+        256, device, torch.float32, 5
+    ):
         peak = max(peak, *(_fastest(size, device, dtype, 5) for size in sizes))
     return peak
 

@@ -22,6 +22,7 @@ ORDER = [
     "tuneview",
     "console",
     "statusview",
+    "sweeps",
     "finetuning",
     "training",
     "tokens",

@@ -77,7 +77,10 @@ Watch = Callable[[dict[str, Any]], None]
 
 
 def pretrain(
-    recipe: PretrainRecipe, watch: Watch, function: Callable[[dict[str, Job]], None] = train_worker
+    recipe: PretrainRecipe,
+    watch: Watch,
+    function: Callable[[dict[str, Job]], None] = train_worker,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Carry out the run of ``recipe``: from nothing, or on from where it stopped, to a released model.
 
@@ -85,6 +88,7 @@ def pretrain(
 
     Args:
         function: what each worker does; a benchmark's measures more than ours.
+        enough: asked again and again; once it says so, a checkpoint is saved and the run ends, as by a signal.
 
     Raises:
         RaypretrainError: what the user can mend, from any process of the run.
@@ -100,7 +104,7 @@ def pretrain(
             )
         events, begun = Events(folder.events), time.time()
         try:
-            outcome = _carry_out(recipe, folder, existed, watch, function)
+            outcome = _carry_out(recipe, folder, existed, watch, function, enough)
         except BaseException as error:
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error).split("\n")[0]
             if any(e["event"] == "start" and e["time"] >= begun for e in read_events(folder.events)):
@@ -118,6 +122,7 @@ def _carry_out(
     existed: bool,
     watch: Watch,
     function: Callable[[dict[str, Job]], None],
+    enough: Callable[[], bool],
 ) -> Outcome:
     def say(line: str) -> None:
         watch({"say": line})
@@ -155,10 +160,10 @@ def _carry_out(
     board = start_board()
     job = _job(recipe, folder, prepared, sizes, shape, length, board)
     waits = {"prepare": prepared_at - begun, "ray": time.time() - prepared_at}
-    stopped_by = _fit(job, recipe, board, watch, waits, function)
+    stopped_by, told = _fit(job, recipe, board, watch, waits, function, enough)
     _raise_user_error(board)
     step = _newest_step(folder)
-    if stopped_by and step < length.steps:
+    if told and step < length.steps:
         return Outcome("stopped", folder.path, step, length.steps, signal=stopped_by)
     if step < length.steps:
         raise RunError(
@@ -224,8 +229,13 @@ def _fit(
     watch: Watch,
     waits: dict[str, float],
     function: Callable[[dict[str, Job]], None],
-) -> int | None:
-    """Run Ray Train to its end and pass on what the workers post; returns the signal that stopped it, if one did."""
+    enough: Callable[[], bool],
+) -> tuple[int | None, bool]:
+    """Run Ray Train to its end and pass on what the workers post.
+
+    Returns:
+        The signal that stopped it, if one did, and whether the workers were asked to stop at all.
+    """
     sizes, pointers = job.sizes, Path(job.pointers)
     callbacks: list[Any] = [TellOfLosses(board)]
     if recipe.compute.standby:
@@ -265,16 +275,17 @@ def _fit(
             thread.join(_POLL_SECONDS)
             _pass_on(board, watch, waits)
             supervisor.look()
-            if received and not told:
+            if not told and (received or enough()):
                 told = True
                 board.ask_to_stop.remote()
-                watch({"say": "saving a checkpoint, then stopping; once more ends at once"})
+                if received:
+                    watch({"say": "saving a checkpoint, then stopping; once more ends at once"})
     _pass_on(board, watch, waits)
     supervisor.look(last=True)
     if errors:
         _raise_user_error(board)
         raise _lost_workers(errors[0], recipe.compute.max_failures) or errors[0]
-    return received[0] if received else None
+    return (received[0] if received else None), told
 
 
 def _pass_on(board: Any, watch: Watch, waits: dict[str, float]) -> None:
