@@ -20,6 +20,7 @@ FIXED = (
     "run.",
     "search.",
     "corpus.held_out",
+    "tokenizer.",
     "sequences.length",
     "training.tokens",
     "training.steps",

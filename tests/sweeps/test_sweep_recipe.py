@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from raypretrain.config import load_recipe, save_recipe
 from raypretrain.errors import RecipeError
-from raypretrain.sweeps.recipe import SweepRecipe, is_pretraining, refuse_impossible
+from raypretrain.sweeps.recipe import SweepConfig, SweepRecipe, is_pretraining, refuse_impossible
 from raypretrain.sweeps.stopping import Curve, stopped_at
 from raypretrain.sweeps.trials import Trial, number_of_trials, trial
 
@@ -61,6 +62,7 @@ def test_what_is_saved_is_read_again_as_the_same(load, tmp_path: Path) -> None:
         ("training.learning_rate={log_uniform: [1e-2, 1e-4]}", "is empty"),
         ("training.learning_rate={choice: [1e-3, -1]}", "greater than 0"),
         ("training.tokens={choice: [1M, 2M]}", "cannot be searched"),
+        ("tokenizer.vocabulary={choice: [4K, 8K]}", "cannot be searched"),
         ("run.seed={grid: [1, 2]}", "cannot be searched"),
         ("search.space={training.learning_rate: {choice: [1e-3]}}", "take one of them out"),
         ("search.space={corpus.sources.7.weight: {choice: [1]}}", "there is no key"),
@@ -82,6 +84,12 @@ def test_the_command_knows_one_kind_of_search_from_the_other(tmp_path: Path) -> 
     assert is_pretraining(JOBS / "pretrain-search.yaml")
     assert not is_pretraining(JOBS / "search-sentiment.yaml")
     assert not is_pretraining(tmp_path / "missing.yaml")
+
+
+def test_every_key_of_the_section_is_documented() -> None:
+    text = (JOBS.parent / "docs" / "searching.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert documented == list(SweepConfig.model_fields)
 
 
 def test_the_job_is_valid_and_in_the_list() -> None:
