@@ -88,7 +88,10 @@ class SweepView(View):
         self._run: PretrainView | None = None
 
     def __exit__(self, *exc: object) -> None:
-        (self._run or super()).__exit__(*exc)
+        if self._run:
+            self._run.__exit__(*exc)
+        else:
+            super().__exit__(*exc)
 
     def watch(self, event: dict[str, Any]) -> None:
         """To be given to :func:`raypretrain.sweeps.sweep.sweep`."""
@@ -97,8 +100,6 @@ class SweepView(View):
             self._of_the_run().watch(event)
         elif "say" in event:
             self.say(event["say"])
-        elif kind == "plan":
-            self.say(f"{event['trials']} trials, {event['done']} of them done before")
         elif kind == "step":
             figures = f"loss {event['loss']:.3f}"
             self.advance(event["trial"], event["step"], event["steps"], figures)

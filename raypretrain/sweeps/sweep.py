@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from raypretrain.config import save_recipe
 from raypretrain.errors import RaypretrainError, RunError
 from raypretrain.finetuning.results import write_tables
 from raypretrain.storage import check_writable, write_atomic
-from raypretrain.sweeps.recipe import SweepRecipe, refuse_impossible
+from raypretrain.sweeps.recipe import SweepRecipe, put, refuse_impossible
 from raypretrain.sweeps.stopping import Curve, stopped_at
 from raypretrain.sweeps.trials import Trial, number_of_trials, trial
 from raypretrain.training.fork import fork
@@ -37,12 +38,14 @@ class Tried:
     """A trial and what it came to.
 
     Args:
+        name: of its folder.
         status: ``finished``, ``stopped`` (early), ``failed``, or ``missing``.
         curve: its evaluations, up to where it was to be stopped.
         error: of one that failed.
     """
 
     trial: Trial
+    name: str
     status: str = "missing"
     curve: Curve = field(default_factory=list)
     seconds: float = 0.0
@@ -56,7 +59,7 @@ class Tried:
     def row(self) -> dict[str, Any]:
         """Of the table."""
         tokens = self.curve[-1][0] if self.curve else 0
-        found = {"trial": self.trial.name, "status": self.status, **self.trial.values}
+        found = {"trial": self.name, "status": self.status, **self.trial.values}
         found |= {"held_out_loss": self.loss, "tokens": tokens, "seconds": round(self.seconds, 1)}
         return found | ({"error": self.error} if self.error else {})
 
@@ -87,13 +90,14 @@ class Sweep:
 
     Args:
         recipe: with its axes.
-        tell: is told ``plan`` (trials, done), ``step`` (trial, step, steps, loss), ``trial`` (its row), lines as
+        tell: is told ``step`` (trial, step, steps, loss), ``trial`` (its row), lines as
             ``say``, and as ``run`` what the run in full tells.
     """
 
     def __init__(self, recipe: SweepRecipe, tell: Progress) -> None:
         self.recipe, self.search, self._tell = recipe, recipe.search, tell
         self.folder = Path(recipe.run.folder)
+        self._rest = self._of_all_trials()
         self.tried: list[Tried] = []
         self.signal: int | None = None
 
@@ -104,8 +108,7 @@ class Sweep:
             RaypretrainError: what the user can mend; all trials failed.
         """
         total = number_of_trials(self.search)
-        done = len([*self.folder.glob("trials/*/ended.json")])
-        self._tell({"event": "plan", "trials": total, "done": min(done, total)})
+        self._tell({"say": f"{total} trials of {self.search.tokens:,} tokens"})
         while len(self.tried) < total and self.signal is None:
             before = [(tried.trial, tried.loss) for tried in self.tried]
             self.tried.append(self._try(trial(self.search, self.recipe.run.seed, before)))
@@ -130,12 +133,28 @@ class Sweep:
         finished = [tried for tried in self.tried if tried.status == "finished" and tried.loss is not None]
         return min(finished, key=lambda tried: tried.loss or 0.0, default=None)
 
-    def _folder(self, tried: Trial) -> Path:
+    def _of_all_trials(self) -> dict[str, Any]:
+        """What trials are made of beside their values."""
+        left_out = {
+            "run": {"folder"},
+            "search": True,
+            "compute": True,
+            "card": True,
+            "training": {"tokens", "steps"},
+        }
+        rest = self.recipe.model_dump(mode="json", exclude=left_out)
+        for key in self.search.space:
+            if not key.startswith("compute."):
+                put(rest, key, None)
+        return rest | {"tokens": self.search.tokens}
+
+    def _folder(self, tried: Tried) -> Path:
         return self.folder / "trials" / tried.name
 
     def _try(self, next_one: Trial) -> Tried:
         """Run a trial, unless it has a result; one that failed is tried again."""
-        tried, ended = Tried(next_one), self._folder(next_one) / "ended.json"
+        tried = Tried(next_one, next_one.name(self._rest))
+        ended = self._folder(tried) / "ended.json"
         if ended.is_file():
             known = json.loads(ended.read_text(encoding="utf-8"))
             if known["status"] != "failed":
@@ -153,20 +172,21 @@ class Sweep:
             return tried
         values = {name: getattr(tried, name) for name in ("status", "curve", "seconds", "error")}
         write_atomic(ended, json.dumps({"values": next_one.values, **values}, indent=1, default=str))
-        self._tell({"event": "trial", "trial": next_one.name, **tried.row()})
+        self._tell({"event": "trial", **tried.row()})
         return tried
 
     def _train(self, tried: Tried) -> str:
-        folder = RunFolder(self._folder(tried.trial))
+        folder = RunFolder(self._folder(tried))
         recipe = self._kept_where_it_decays(
             self.recipe.plain(tried.trial.values, folder.path, self.search.tokens)
         )
         before = [other.curve for other in self.tried]
 
         def look() -> int | None:
-            curve = [
-                (row["tokens"], row["held_out_loss"]) for row in read_log(folder.evaluations) if row["step"]
-            ]
+            rows = [row for row in read_log(folder.evaluations) if row["step"]]
+            # JSON has no nan.
+            losses = [inf if row["held_out_loss"] is None else row["held_out_loss"] for row in rows]
+            curve = [(row["tokens"], loss) for row, loss in zip(rows, losses, strict=True)]
             stop = stopped_at(self.search.scheduler, curve, before, self.search.tokens)
             # What was measured after that, before the workers heard of it, does not count.
             tried.curve = [point for point in curve if stop is None or point[0] <= stop]
@@ -177,7 +197,7 @@ class Sweep:
         def watch(event: dict[str, Any]) -> None:
             if row := event.get("step"):
                 about = {"step": row["step"], "steps": steps, "loss": row["loss"]}
-                self._tell({"event": "step", "trial": tried.trial.name, **about})
+                self._tell({"event": "step", "trial": tried.name, **about})
 
         outcome = pretrain(recipe, watch, enough=lambda: look() is not None)
         stop = look()
@@ -208,20 +228,20 @@ class Sweep:
         for tried in self.tried:
             if tried is not self.best and tried.status in ("finished", "stopped"):
                 for part in ("checkpoints", "model", "ray"):
-                    shutil.rmtree(self._folder(tried.trial) / part, ignore_errors=True)
+                    shutil.rmtree(self._folder(tried) / part, ignore_errors=True)
 
     def _continued(self, best: Tried, to: Path) -> Outcome:
         """The best in its full length: with WSD from where its rate would fall, else from the beginning.
 
         A rate that has come down over a few tokens is not the beginning of a longer run.
         """
-        own = self._folder(best.trial)
+        own = self._folder(best)
         full = self.recipe.plain(best.trial.values, to)
         short = self.recipe.plain(best.trial.values, own, self.search.tokens)
         at = self._last_stable_step(short)
         if at:
             full = fork(_warmed_up_as(full, short, RunFolder(own)).in_folder(own), to, self._say, at)
-        self._say(f"the best is {best.trial.name}; it is trained in full in {to}")
+        self._say(f"the best is {best.name}; it is trained in full in {to}")
         return pretrain(full, self._tell_run)
 
     def _say(self, line: str) -> None:

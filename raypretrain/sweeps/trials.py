@@ -23,10 +23,9 @@ class Trial:
     number: int
     values: dict[str, Any]
 
-    @property
-    def name(self) -> str:
-        """Of its folder; it follows from number and values."""
-        text = json.dumps(self.values, sort_keys=True, default=str)
+    def name(self, rest: Any) -> str:
+        """Of its folder; it follows from all that it depends on: its values, and the ``rest`` of its recipe."""
+        text = json.dumps([self.values, rest], sort_keys=True, default=str)
         return f"{self.number:03d}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

@@ -109,7 +109,8 @@ def test_every_combination_of_the_grids_gets_its_samples_and_the_seed_decides_th
     found = trials(load())
     assert [made.values[BATCH] for made in found] == [8, 16, 8, 16, 8, 16]
     assert len({made.values[RATE] for made in found}) == 6
-    assert len({made.name for made in found}) == 6
+    assert len({made.name(1) for made in found}) == 6
+    assert found[0].name(1) != found[0].name(2)
     assert all(1e-4 < made.values[RATE] < 1e-2 and 0.1 < made.values[WEIGHT] < 0.9 for made in found)
     assert found == trials(load(), losses=lambda made: None)  # random draws do not look at results
     assert found != trials(load(), seed=7)

@@ -89,8 +89,7 @@ def test_the_same_command_again_runs_nothing(
 ) -> None:
     again: list[dict[str, Any]] = []
     same = search(found.run.parents[1], corpus, tell=again.append)
-    assert again[0] == {"event": "plan", "trials": 4, "done": 4}
-    assert not [event for event in again if event.get("event") == "step"]
+    assert not [event for event in again if event.get("event") in ("step", "trial")]
     assert same.rows == found.rows
     assert [event for event in events if event.get("event") == "step"]
 
