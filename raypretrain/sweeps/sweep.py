@@ -20,14 +20,13 @@ from raypretrain.config import save_recipe
 from raypretrain.errors import RaypretrainError, RunError
 from raypretrain.finetuning.results import write_tables
 from raypretrain.storage import check_writable, write_atomic
+from raypretrain.sweeps.full import in_full, kept_where_it_decays
 from raypretrain.sweeps.recipe import SweepRecipe, put, refuse_impossible
 from raypretrain.sweeps.stopping import Curve, stopped_at
 from raypretrain.sweeps.trials import Trial, number_of_trials, trial
-from raypretrain.training.fork import fork
 from raypretrain.training.length import run_length
 from raypretrain.training.metrics import read_log
 from raypretrain.training.pretrain import Outcome, pretrain
-from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder, locked
 
 Progress = Callable[[dict[str, Any]], None]
@@ -135,7 +134,7 @@ class Sweep:
 
     def _of_all_trials(self) -> dict[str, Any]:
         """What trials are made of beside their values."""
-        left_out = {
+        left_out: Any = {
             "run": {"folder"},
             "search": True,
             "compute": True,
@@ -177,9 +176,7 @@ class Sweep:
 
     def _train(self, tried: Tried) -> str:
         folder = RunFolder(self._folder(tried))
-        recipe = self._kept_where_it_decays(
-            self.recipe.plain(tried.trial.values, folder.path, self.search.tokens)
-        )
+        recipe = kept_where_it_decays(self.recipe.plain(tried.trial.values, folder.path, self.search.tokens))
         before = [other.curve for other in self.tried]
 
         def look() -> int | None:
@@ -208,21 +205,6 @@ class Sweep:
             raise RunError("has no held-out loss", where=str(folder.path), fix="raise corpus.held_out")
         return "finished" if stop is None else "stopped"
 
-    def _kept_where_it_decays(self, recipe: PretrainRecipe) -> PretrainRecipe:
-        """With WSD, a checkpoint is kept of the last step before the decay: from there a longer run goes on."""
-        at = self._last_stable_step(recipe)
-        if not at:
-            return recipe
-        training = recipe.training
-        kept = training.checkpoint.model_copy(update={"every": at, "keep_every": at})
-        return recipe.model_copy(update={"training": training.model_copy(update={"checkpoint": kept})})
-
-    def _last_stable_step(self, recipe: PretrainRecipe) -> int:
-        schedule, steps = recipe.training.schedule, run_length(recipe, 0).steps
-        if schedule.kind != "wsd":
-            return 0
-        return max(0, steps - max(1, round(schedule.decay * steps)))
-
     def _forget_others(self) -> None:
         """Weights of a trial that is not the best are of no use any more."""
         for tried in self.tried:
@@ -231,34 +213,17 @@ class Sweep:
                     shutil.rmtree(self._folder(tried) / part, ignore_errors=True)
 
     def _continued(self, best: Tried, to: Path) -> Outcome:
-        """The best in its full length: with WSD from where its rate would fall, else from the beginning.
-
-        A rate that has come down over a few tokens is not the beginning of a longer run.
-        """
-        own = self._folder(best)
-        full = self.recipe.plain(best.trial.values, to)
-        short = self.recipe.plain(best.trial.values, own, self.search.tokens)
-        at = self._last_stable_step(short)
-        if at:
-            full = fork(_warmed_up_as(full, short, RunFolder(own)).in_folder(own), to, self._say, at)
+        own, values = self._folder(best), best.trial.values
+        short = self.recipe.plain(values, own, self.search.tokens)
+        recipe = in_full(self.recipe.plain(values, to), short, RunFolder(own), self._say)
         self._say(f"the best is {best.name}; it is trained in full in {to}")
-        return pretrain(full, self._tell_run)
+        return pretrain(recipe, self._tell_run)
 
     def _say(self, line: str) -> None:
         self._tell({"say": line})
 
     def _tell_run(self, event: dict[str, Any]) -> None:
         self._tell({"event": "run", **event})
-
-
-def _warmed_up_as(full: PretrainRecipe, short: PretrainRecipe, trial: RunFolder) -> PretrainRecipe:
-    """The recipe in full with as many steps of warm-up as its trial had: the fork is then a run of that recipe."""
-    parameters = (trial.read_result() or {})["parameters"]
-    steps = [run_length(recipe, parameters).steps for recipe in (short, full)]
-    schedule = full.training.schedule
-    warmup = round(schedule.warmup * steps[0]) / steps[1]
-    training = full.training.model_copy(update={"schedule": schedule.model_copy(update={"warmup": warmup})})
-    return full.model_copy(update={"training": training})
 
 
 def sweep(recipe: SweepRecipe, tell: Progress) -> SweepResult:

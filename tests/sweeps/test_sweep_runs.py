@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,10 @@ def search(folder: Path, corpus: Path, *overrides: str, tell: Any = print) -> Sw
     path.write_text(RECIPE.format(corpus=corpus, steps=40), encoding="utf-8")
     given = [f"run.folder={folder / 'run'}", *OVERRIDES, *overrides]
     return sweep(load_recipe(path, SweepRecipe, given), tell)
+
+
+def without_seconds(result: SweepResult) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in result.rows]
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +107,27 @@ def test_what_an_interrupted_search_lacks_is_run_and_nothing_else(found: SweepRe
     again: list[dict[str, Any]] = []
     same = search(found.run.parents[1], corpus, tell=again.append)
     assert {event["trial"] for event in again if event.get("event") == "trial"} == {found.rows[1]["trial"]}
-    without_seconds = [{k: v for k, v in row.items() if k != "seconds"} for row in same.rows]
-    assert without_seconds == [{k: v for k, v in row.items() if k != "seconds"} for row in found.rows]
+    assert without_seconds(same) == without_seconds(found)
+
+
+def test_one_that_was_interrupted_in_mid_trial_comes_to_the_same(
+    found: SweepResult, corpus: Path, tmp_path: Path
+) -> None:
+    pressed: list[str] = []
+
+    def press(event: dict[str, Any]) -> None:
+        if event.get("event") == "step" and event["trial"].startswith("001") and not pressed:
+            pressed.append(event["trial"])
+            os.kill(os.getpid(), signal.SIGINT)
+
+    broken = search(tmp_path, corpus, tell=press)
+    assert (broken.signal, broken.outcome) == (signal.SIGINT, None)
+    assert [row["status"] for row in broken.rows] == ["finished", "missing"]
+    whole = search(tmp_path, corpus)
+    assert whole.outcome
+    assert without_seconds(whole) == without_seconds(found)
+    logs = [metrics(result.run) for result in (whole, found)]
+    assert [row["loss"] for row in logs[0]] == [row["loss"] for row in logs[1]]
 
 
 def test_trials_that_all_fail_end_it_with_the_first_reason(
