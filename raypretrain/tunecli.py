@@ -33,12 +33,19 @@ def finetune(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = Fals
 def search(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Fan trials out from one base model with Ray Tune; the best of each task is released.
 
+    Of a recipe for pretraining, trials are short runs, one after the other; the best is continued in full.
     The same command again runs only what has no result yet.
 
     \b
-    Example:
+    Examples:
       raypretrain search jobs/search-sentiment.yaml --set base.path=runs/pretrain-small/model
+      raypretrain search jobs/pretrain-search.yaml
     """
+    from raypretrain.sweeps.recipe import is_pretraining
+
+    if is_pretraining(recipe):
+        _sweep(recipe, overrides or [], as_json)
+        return
     from raypretrain.config import load_recipe
     from raypretrain.finetuning.recipe import FinetuneRecipe
     from raypretrain.finetuning.search import search as run
@@ -49,6 +56,21 @@ def search(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False)
     with SearchView() as view:
         result = run(loaded, view.watch, connect=lambda: connect(None))
     show(vars(result), as_json, lambda values: print_search(result))
+
+
+def _sweep(recipe: Path, overrides: list[str], as_json: bool) -> None:
+    from raypretrain.config import load_recipe
+    from raypretrain.sweeps.recipe import SweepRecipe
+    from raypretrain.sweeps.sweep import sweep
+    from raypretrain.tuneview import SweepView, print_sweep
+
+    loaded = load_recipe(recipe, SweepRecipe, overrides)
+    with SweepView() as view:
+        result = sweep(loaded, view.watch)
+    values = {"rows": result.rows, "best": result.best, "run": str(result.run), **result.paths}
+    show(values, as_json, lambda values: print_sweep(result))
+    if result.signal:
+        raise typer.Exit(128 + result.signal)
 
 
 def report(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from rich.live import Live
 from rich.table import Table
 
-from raypretrain.console import View, out, progress_out
+from raypretrain.console import PretrainView, View, out, print_outcome, progress_out
 
 if TYPE_CHECKING:
     from raypretrain.finetuning.search import SearchResult
+    from raypretrain.sweeps.sweep import SweepResult
 
 SHOWN = 12
 """Trials in the table: those that run, and the last that ended."""
@@ -77,6 +78,63 @@ class SearchView(View):
                 _number(row.get("seconds")),
             )
         return table
+
+
+class SweepView(View):
+    """A search over pretraining: a bar of the trial that runs, a line of each that ended; then the run in full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run: PretrainView | None = None
+
+    def __exit__(self, *exc: object) -> None:
+        if self._run:
+            self._run.__exit__(*exc)
+        else:
+            super().__exit__(*exc)
+
+    def watch(self, event: dict[str, Any]) -> None:
+        """To be given to :func:`raypretrain.sweeps.sweep.sweep`."""
+        kind = event.get("event")
+        if kind == "run":
+            self._of_the_run().watch(event)
+        elif "say" in event:
+            self.say(event["say"])
+        elif kind == "step":
+            figures = f"loss {event['loss']:.3f}"
+            self.advance(event["trial"], event["step"], event["steps"], figures)
+        elif kind == "trial":
+            loss = event["held_out_loss"]
+            more = event.get("error") or ("" if loss is None else f"held-out loss {loss:.4f}")
+            self.say(f"trial {event['trial']} {event['status']} after {event['tokens']:,} tokens: {more}")
+
+    def _of_the_run(self) -> PretrainView:
+        if self._run is None:
+            super().__exit__()
+            self._run = PretrainView()
+            self._run.__enter__()
+        return self._run
+
+
+def print_sweep(result: SweepResult) -> None:
+    """The trials from the best to the worst, and the run that came of the best."""
+    table = Table(*dict.fromkeys(key for row in result.rows for key in row if key != "error"))
+    order = {"finished": 0, "stopped": 1}
+
+    def place(row: dict[str, Any]) -> tuple[int, float]:
+        return order.get(row["status"], 2), row["held_out_loss"] or 0.0
+
+    for row in sorted(result.rows, key=place):
+        table.add_row(*(_short(row.get(str(column.header))) for column in table.columns))
+    out.print(table)
+    if result.outcome:
+        print_outcome(result.outcome)
+    elif result.signal:
+        out.print("stopped; the same command goes on", soft_wrap=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _is_score(key: str) -> bool:

@@ -19,6 +19,7 @@ from raypretrain.cli import app
 from raypretrain.config import Config, load_recipe, validate
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.models.config import PRESETS, ModelConfig
+from raypretrain.sweeps.recipe import SweepRecipe, is_pretraining
 from raypretrain.training.recipe import PretrainRecipe
 
 ROOT = Path(__file__).parent.parent
@@ -156,7 +157,8 @@ def test_every_command_line_of_the_documents_parses(document: str, words: list[s
             base = ModelConfig().shape(1000, 1024).to_huggingface_config()
             (tmp_path / "config.json").write_text(json.dumps(base))
             overrides.append(f"model.from={tmp_path}")
-        load_recipe(ROOT / recipe, SCHEMAS[name], overrides)
+        sweeps = name == "search" and is_pretraining(ROOT / recipe)
+        load_recipe(ROOT / recipe, SweepRecipe if sweeps else SCHEMAS[name], overrides)
     elif recipe is not None:
         assert Path(recipe).parts[0] != "jobs", f"{document}: there is no {recipe}"
 

@@ -26,6 +26,7 @@ ORDER = [
     "console",
     "statusview",
     "cluster",
+    "sweeps",
     "finetuning",
     "training",
     "tokens",

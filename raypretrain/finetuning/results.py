@@ -98,6 +98,12 @@ def _summary(group: list[Row], metric: str) -> Row:
 
 def write_results(folder: Path, rows: list[Row], summary: dict[str, Any]) -> dict[str, str]:
     """Write ``results.parquet`` (a row a trial), ``results.json`` (with ``summary``), ``report.html``; their paths."""
+    paths = write_tables(folder, rows, summary)
+    return paths | {"report": str(write_report(folder))}
+
+
+def write_tables(folder: Path, rows: list[Row], summary: dict[str, Any]) -> dict[str, str]:
+    """As :func:`write_results`, without the report."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -107,11 +113,7 @@ def write_results(folder: Path, rows: list[Row], summary: dict[str, Any]) -> dic
     pq.write_table(table, temporary)
     temporary.replace(folder / "results.parquet")
     write_atomic(folder / "results.json", json.dumps(summary | {"rows": rows}, indent=2) + "\n")
-    return {
-        "table": str(folder / "results.parquet"),
-        "results": str(folder / "results.json"),
-        "report": str(write_report(folder)),
-    }
+    return {"table": str(folder / "results.parquet"), "results": str(folder / "results.json")}
 
 
 def _cell(value: Any) -> Any:

@@ -118,7 +118,7 @@ class Studies:
 
         if value is None or not math.isfinite(value):
             return
-        made = {name: _distribution(axis) for name, axis in self._axes.items()}
+        made = {name: distribution(axis) for name, axis in self._axes.items()}
         study.known.add_trial(optuna.trial.create_trial(params=values, distributions=made, value=value))
 
     def _adapt(self, study: _Study, values: dict[str, Any]) -> Any:
@@ -139,7 +139,7 @@ class Studies:
         """The next trial; None if it is one that there was."""
         import optuna
 
-        made = {name: _distribution(axis) for name, axis in self._axes.items()}
+        made = {name: distribution(axis) for name, axis in self._axes.items()}
         asked = study.known.ask(made)
         study.asked += 1
         trial = planned(self._work, study.task, self._adapt(study, asked.params))
@@ -167,7 +167,8 @@ class Studies:
             study.known.tell(asked, value)
 
 
-def _distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
+def distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
+    """A drawn axis as ``optuna`` has it."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if axis.choice is not None:

@@ -30,13 +30,21 @@ _POLL_SECONDS = 0.2
 
 
 def fit(
-    job: Job, watch: Watch, waits: dict[str, float], function: Callable[[dict[str, Job]], None]
-) -> int | None:
-    """Run Ray Train to its end and pass on what the workers post; returns the signal that stopped it, if one did.
+    job: Job,
+    watch: Watch,
+    waits: dict[str, float],
+    function: Callable[[dict[str, Job]], None],
+    enough: Callable[[], bool],
+) -> tuple[int | None, bool]:
+    """Run Ray Train to its end and pass on what the workers post.
 
     Args:
         waits: seconds of what came before, by name.
         function: what each worker does.
+        enough: asked again and again; once it says so, the workers are asked to stop.
+
+    Returns:
+        The signal that stopped it, if one did, and whether the workers were asked to stop at all.
 
     Raises:
         RaypretrainError: what the user can mend, from any process of the run.
@@ -84,16 +92,17 @@ def fit(
             thread.join(_POLL_SECONDS)
             _pass_on(board, watch, waits)
             supervisor.look()
-            if received and not told:
+            if not told and (received or enough()):
                 told = True
                 board.ask_to_stop.remote()
-                watch({"say": STOPPING})
+                if received:
+                    watch({"say": STOPPING})
     _pass_on(board, watch, waits)
     supervisor.look(last=True)
     _raise_user_error(board)
     if errors:
         raise _lost_workers(errors[0], recipe.compute.max_failures) or errors[0]
-    return received[0] if received else None
+    return (received[0] if received else None), told
 
 
 def _pass_on(board: Any, watch: Watch, waits: dict[str, float]) -> None:

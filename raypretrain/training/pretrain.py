@@ -78,6 +78,7 @@ def pretrain(
     function: Callable[[dict[str, Job]], None] = train_worker,
     *,
     here: bool = False,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Carry out the run of ``recipe``: from nothing, or on from where it stopped, to a released model.
 
@@ -86,6 +87,7 @@ def pretrain(
     Args:
         function: what each worker does; a benchmark's measures more than ours.
         here: with one worker in this process, and without Ray.
+        enough: asked again and again; once it says so, a checkpoint is saved and the run ends, as by a signal.
 
     Raises:
         RaypretrainError: what the user can mend, from any process of the run.
@@ -102,7 +104,7 @@ def pretrain(
                 "finished", folder.path, done["steps"], done["steps"], result=done, goodput=goodput
             )
         with logged(folder.path, None) as log:
-            return _accounted(recipe, folder, existed, _with_log(watch, log), function, here)
+            return _accounted(recipe, folder, existed, _with_log(watch, log), function, here, enough)
 
 
 def _with_log(watch: Watch, log: JsonLines) -> Watch:
@@ -127,11 +129,12 @@ def _accounted(
     watch: Watch,
     function: Callable[[dict[str, Job]], None],
     here: bool,
+    enough: Callable[[], bool],
 ) -> Outcome:
     """Carry it out, and write down how it ended."""
     events, begun = Events(folder.events), time.time()
     try:
-        outcome = _carry_out(recipe, folder, existed, watch, function, here)
+        outcome = _carry_out(recipe, folder, existed, watch, function, here, enough)
     except BaseException as error:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error).split("\n")[0]
         logger.error("failed: %s", reason, exc_info=user_error(error) is None)
@@ -152,6 +155,7 @@ def _carry_out(
     watch: Watch,
     function: Callable[[dict[str, Job]], None],
     here: bool,
+    enough: Callable[[], bool],
 ) -> Outcome:
     def say(line: str) -> None:
         watch({"say": line})
@@ -188,11 +192,12 @@ def _carry_out(
         waits["ray"] = time.time() - prepared_at
     if here:
         stopped_by = fit_here(job, watch, waits)
+        told = stopped_by is not None
     else:
         with exported(folder.path):
-            stopped_by = fit(job, watch, waits, function)
+            stopped_by, told = fit(job, watch, waits, function, enough)
     step = _newest_step(folder)
-    if stopped_by and step < length.steps:
+    if told and step < length.steps:
         return Outcome("stopped", folder.path, step, length.steps, signal=stopped_by)
     if step < length.steps:
         raise RunError(
