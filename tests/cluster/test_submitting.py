@@ -41,7 +41,8 @@ def plain(found: Head, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     client = Client(found, folder)
     run = folder / "run"
     said = client.ray(
-        "job", "submit", "--working-dir", tiny.parent, "--submission-id", "plain", "--",
+        "job", "submit", "--working-dir", tiny.parent, "--submission-id", "plain",
+        "--runtime-env-json", '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "600"}}', "--",
         "raypretrain", "pretrain", tiny.name, "--set", f"run.folder={run}",
     )  # fmt: skip
     assert "Job 'plain' succeeded" in said
