@@ -100,9 +100,9 @@ def stop(name: Name, address: Address = None, as_json: AsJson = False) -> None:
     from raypretrain.cluster.address import address_of
     from raypretrain.cluster.following import stop as end
     from raypretrain.cluster.jobserver import JobServer
-    from raypretrain.jobsview import print_stopped
+    from raypretrain.jobsview import print_stopped, say
 
-    show(end(JobServer(address_of(address)), name), as_json, print_stopped)
+    show(end(JobServer(address_of(address)), name, say), as_json, print_stopped)
 
 
 def doctor(

@@ -39,7 +39,7 @@ def refuse_open(address: str) -> None:
         )
 
 
-def check_versions(found: Inventory) -> list[str]:
+def check_versions(ray: str, python: str) -> list[str]:
     """Refuse another Ray; of another Python there is a note, since nothing of this machine's runs there.
 
     A recipe is checked by this machine's raypretrain, which belongs to one version of Ray. With another one there, it
@@ -49,13 +49,13 @@ def check_versions(found: Inventory) -> list[str]:
         ClusterError: names both versions.
     """
     here = version("ray")
-    if found.ray != here:
+    if ray != here:
         raise ClusterError(
-            f"the cluster has Ray {found.ray}, this machine {here}",
-            fix=f"install ray=={found.ray} and the raypretrain that belongs to it here, or {here} there",
+            f"the cluster has Ray {ray}, this machine {here}",
+            fix=f"install ray=={ray} and the raypretrain that belongs to it here, or {here} there",
         )
-    if found.python != platform.python_version():
-        return [f"the cluster has Python {found.python}, this machine {platform.python_version()}"]
+    if python != platform.python_version():
+        return [f"the cluster has Python {python}, this machine {platform.python_version()}"]
     return []
 
 

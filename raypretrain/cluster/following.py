@@ -50,8 +50,11 @@ def exit_status(job: ClusterJob) -> int:
     return _STOPPED if job.state == "stopped" else job.status or 1
 
 
-def stop(server: JobServer, name: str) -> dict[str, Any]:
+def stop(server: JobServer, name: str, say: Callable[[str], object]) -> dict[str, Any]:
     """Have a job save what it has and end, and wait for it.
+
+    Args:
+        say: is told that it may take a while.
 
     Returns:
         ``job``, ``state``, ``seconds`` that it took, and ``said``: the line with which it ended, if it did so in time.
@@ -63,6 +66,7 @@ def stop(server: JobServer, name: str) -> dict[str, Any]:
     if not job.lives:
         raise RunError(f"has ended already ({job.state})", where=job.name)
     server.stop(job.name)
+    say(f"{job.name} is asked to save a checkpoint and end")
     while (job := server.job(job.name)).lives:
         if time.monotonic() - begun > STOP_SECONDS + GONE_SECONDS:
             raise RunError(f"is still there {time.monotonic() - begun:.0f} s later", where=job.name)

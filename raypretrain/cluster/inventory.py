@@ -1,4 +1,4 @@
-"""What a cluster has, as its dashboard tells it: versions, nodes, and whether it can grow."""
+"""What a cluster has, as its dashboard tells it: versions, nodes, and whether more may come."""
 
 from __future__ import annotations
 
@@ -17,14 +17,11 @@ class Inventory:
     """What there is now.
 
     Args:
-        ray: the version of Ray on the head, and so ``python``.
         hosts: the names of the nodes' machines.
         nodes: what each node has, e.g. ``{"CPU": 8, "GPU": 1}``.
         groups: the node types that the nodes are of; empty if nobody but people adds nodes.
     """
 
-    ray: str
-    python: str
     hosts: frozenset[str]
     nodes: tuple[dict[str, float], ...]
     groups: frozenset[str]
@@ -38,21 +35,28 @@ class Inventory:
         return sum(node.get(kind, 0.0) for node in self.nodes)
 
 
+def versions_of(server: JobServer) -> tuple[str, str]:
+    """Of Ray and of Python, on the head.
+
+    Raises:
+        ClusterError: it does not answer.
+    """
+    found = server.get("/api/v0/cluster_metadata")["data"]
+    return found["rayVersion"], found["pythonVersion"]
+
+
 def take(server: JobServer) -> Inventory:
     """Ask the dashboard.
 
     Raises:
         ClusterError: it does not answer, or its first node is still starting.
     """
-    versions = server.get("/api/v0/cluster_metadata")["data"]
     hosts = server.get("/nodes?view=hostNameList")["data"]["hostNameList"]
     listed = server.get("/api/v0/nodes?limit=10000")["data"]["result"]["result"]
     if not hosts or not listed:
         raise ClusterError("the cluster has no node yet", where=server.address, fix="try again in a moment")
     nodes: list[dict[str, Any]] = [node for node in listed if node["state"] == "ALIVE"]
     return Inventory(
-        ray=versions["rayVersion"],
-        python=versions["pythonVersion"],
         hosts=frozenset(hosts),
         nodes=tuple(node["resources_total"] for node in nodes),
         groups=frozenset(group for node in nodes if (group := (node.get("labels") or {}).get(_NODE_GROUP))),

@@ -68,7 +68,8 @@ class JobServer:
         # Empty, but there: otherwise Ray's client would show a token to who asks for none.
         shown = f"Bearer {_token(address)}" if asks_for_token(address) else ""
         self._headers = {"Authorization": shown}
-        logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
+        for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         with self._told(), _only(address):
             self._client = JobSubmissionClient(address, headers=dict(self._headers))
 

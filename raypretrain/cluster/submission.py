@@ -11,7 +11,7 @@ from typing import Any
 
 from raypretrain.cluster.address import address_of
 from raypretrain.cluster.checks import check_versions, refuse_gpus, refuse_local_paths, refuse_open
-from raypretrain.cluster.inventory import take
+from raypretrain.cluster.inventory import take, versions_of
 from raypretrain.cluster.jobserver import ClusterJob, JobServer
 from raypretrain.cluster.payload import RECIPE, RUN, Payload, pack
 from raypretrain.errors import RunError
@@ -70,9 +70,9 @@ def submit(
     if not insecure:
         refuse_open(url)
     server = JobServer(url)
-    found = take(server)
-    for line in check_versions(found):
+    for line in check_versions(*versions_of(server)):
         say(f"note: {line}")
+    found = take(server)
     refuse_gpus(payload, found)
     if not same_paths:
         refuse_local_paths(payload, recipe, found)

@@ -156,7 +156,7 @@ def _below(process: psutil.Process) -> list[psutil.Process]:
 def _end(found: Head, started: subprocess.Popen[bytes]) -> None:
     below = _below(found.process)
     started.terminate()
-    _, alive = psutil.wait_procs(below, timeout=10)
+    _, alive = psutil.wait_procs(below, timeout=5)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

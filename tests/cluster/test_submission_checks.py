@@ -71,8 +71,6 @@ def no_address(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def inventory(**changed: Any) -> Inventory:
     there: dict[str, Any] = {
-        "ray": version("ray"),
-        "python": platform.python_version(),
         "hosts": frozenset({"head-1", "worker-1"}),
         "nodes": ({"CPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}),
         "groups": frozenset(),
@@ -191,12 +189,13 @@ def test_an_address_without_a_token_is_refused_unless_it_is_loopback(monkeypatch
 
 
 def test_another_version_of_ray_is_refused_and_another_python_is_told() -> None:
-    assert check_versions(inventory()) == []
+    ray, python = version("ray"), platform.python_version()
+    assert check_versions(ray, python) == []
     with pytest.raises(ClusterError) as error:
-        check_versions(inventory(ray="2.59.1"))
-    assert f"the cluster has Ray 2.59.1, this machine {version('ray')}" in str(error.value)
-    note = f"the cluster has Python 3.12.4, this machine {platform.python_version()}"
-    assert check_versions(inventory(python="3.12.4")) == [note]
+        check_versions("2.59.1", python)
+    assert f"the cluster has Ray 2.59.1, this machine {ray}" in str(error.value)
+    note = f"the cluster has Python 3.12.4, this machine {python}"
+    assert check_versions(ray, "3.12.4") == [note]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from runs import fingerprints, metrics, write_recipe
 
 pytestmark = pytest.mark.cluster_test
 
-STEPS = 60
+STEPS = 300
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,8 @@ def plain(found: Head, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     client = Client(found, folder)
     run = folder / "run"
     said = client.ray(
-        "job", "submit", "--working-dir", tiny.parent, "--submission-id", "plain", "--",
+        "job", "submit", "--working-dir", tiny.parent, "--submission-id", "plain",
+        "--runtime-env-json", '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "600"}}', "--",
         "raypretrain", "pretrain", tiny.name, "--set", f"run.folder={run}",
     )  # fmt: skip
     assert "Job 'plain' succeeded" in said
@@ -137,3 +139,24 @@ def test_following_a_job_that_fails_ends_as_it_did(client: Client, tiny: Path, t
     assert last.startswith("bad-1: failed (raypretrain: ")
     assert "none/*.jsonl" in last
     assert "Traceback" not in out
+
+
+def test_a_recipe_with_tasks_is_carried_out_as_a_search(
+    client: Client, base: Path, data: Path, tmp_path: Path
+) -> None:
+    recipe, folder = tmp_path / "moods.yaml", tmp_path / "moods"
+    values = {
+        "run": {"folder": str(folder)},
+        "base": {"path": str(base)},
+        "tasks": [
+            {"name": "mood", "train": {"path": f"{data}/train.csv"}, "test": {"path": f"{data}/test.csv"}}
+        ],
+        "adapt": {"length": 32, "batch": 16, "epochs": 1, "learning_rate": {"grid": [1e-3, 2e-3]}},
+    }
+    recipe.write_text(json.dumps(values))  # which is YAML too
+    status, out, error = client.run("submit", recipe, "--follow")
+    assert (status, error.splitlines()[-1]) == (0, "moods-1: succeeded"), out + error
+    assert "trial 2/2" in out
+    assert len(list(folder.glob("trials/*/result.json"))) == 2
+    row = next(row for row in client.says("jobs") if row["job"] == "moods-1")
+    assert (row["command"], row["run"], row["state"]) == ("search", str(folder), "succeeded")

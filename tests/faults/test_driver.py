@@ -97,7 +97,7 @@ def test_ray_job_stop_loses_nothing_that_was_saved(
         )  # fmt: skip
         wait_until(lambda: last_step(folder) >= 3)
         client.ray("job", "stop", "one")
-        said = client.ray("job", "logs", "one")
+        said = client.ray("job", "logs", "--follow", "one")
     # It sends SIGTERM, and SIGKILL 3 s later.
     how = "it ended by itself" if "stopped after step" in said else "it was killed before it had ended"
     account(how="`ray job stop`, without more time than Ray gives", exact=False, note=how)
