@@ -47,7 +47,7 @@ def examine(needs: Needs | None, address: str | None, say: Callable[[str], None]
             step()
     finally:
         nodes.close()
-    lines = examination.lines + examination.silent()
+    lines = [judge.silent(*each) for each in nodes.silent] + examination.lines
     return {
         "state": judge.worst(lines),
         "address": ray.get_runtime_context().gcs_address,
@@ -145,14 +145,6 @@ class _Examination:
             return slots[: sizes.workers], "nccl" if sizes.device == "cuda" else "gloo"
         gpus = [places[node.name] for node in known for _ in range(int(node.gpus))]
         return (gpus, "nccl") if gpus else (list(places.values()), "gloo")
-
-    def silent(self) -> list[Line]:
-        """What is said of nodes that did not answer."""
-        return [
-            line
-            for doing, name, seconds in self._nodes.silent
-            for line in judge.silent([name], seconds, doing)
-        ]
 
 
 def _refuse_from_afar(address: str) -> None:

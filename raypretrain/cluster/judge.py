@@ -171,10 +171,12 @@ def compiler(nodes: Sequence[Node], asked: bool | Literal["auto"] = "auto") -> l
     return lines or [Line("ok", "compiler", "builds C++; no locks of killed builds")]
 
 
-def silent(names: Sequence[str], seconds: float, doing: str) -> list[Line]:
-    """What is said of nodes that did not answer in time."""
-    fix = "look at its raylet.out and at its load; take it out of the cluster if it hangs"
-    return [Line("fail", doing, f"{name} does not answer within {seconds:g} s", fix) for name in names]
+def silent(doing: str, name: str, reason: str) -> Line:
+    """What is said of a node that did not answer."""
+    fix = "look at its load and at raylet.out there; take it out of the cluster if it hangs"
+    return Line(
+        "fail", "node", f"{name} {reason}" + (f", asked for: {doing}" if doing != "node" else ""), fix
+    )
 
 
 def refused(what: str, error: ClusterError) -> Line:

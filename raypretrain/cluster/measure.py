@@ -107,23 +107,15 @@ def links(nodes: Nodes) -> list[Link]:
 
 
 def _pull(nodes: Nodes, ring: list[tuple[Place, Place]], size: int) -> list[Link]:
-    made = answered_by(nodes.places, [place.actor.put.remote(size) for place in nodes.places], SECONDS)
-    asked = {
-        (source, target): target.actor.pull.remote(made[source]) for source, target in ring if source in made
-    }
-    took = answered(list(asked.values()), _PULL_SECONDS)
-    found = []
-    for source, target in ring:
-        seconds = took.get(asked.get((source, target)))
-        problem = "" if seconds else f"{size >> 20} MiB did not arrive within {_PULL_SECONDS:g} s"
-        found.append(Link(source.name, target.name, size, seconds or 0.0, problem))
-    return found
-
-
-def answered_by(places: list[Place], refs: list[Any], seconds: float) -> dict[Place, Any]:
-    """The answer of each place that is there in time."""
-    answers = answered(refs, seconds)
-    return {place: answers[ref] for place, ref in zip(places, refs, strict=True) if ref in answers}
+    put = {place.actor.put.remote(size): place for place in nodes.places}
+    made = {put[ref]: refs for ref, refs in answered(list(put), SECONDS)[0].items()}
+    asked = {target.actor.pull.remote(made[source]): source for source, target in ring if source in made}
+    took = {asked[ref]: seconds for ref, seconds in answered(list(asked), _PULL_SECONDS)[0].items()}
+    late = f"{size >> 20} MiB did not arrive within {_PULL_SECONDS:g} s"
+    return [
+        Link(source.name, target.name, size, took.get(source, 0.0), "" if source in took else late)
+        for source, target in ring
+    ]
 
 
 def disk(path: str, need: int) -> Disk:
@@ -167,28 +159,24 @@ def _refused(url: str, node: str, problem: str, fix: str, action: str) -> Readin
 
 def all_reduce(slots: list[Place], backend: str) -> AllReduce:
     """Have a process in each of ``slots`` meet the others, as workers do, and add up."""
-    on = len({place.node for place in slots})
-    port = answered_by(slots[:1], [slots[0].actor.free_port.remote()], SECONDS)
-    if not port:
-        return AllReduce(backend, len(slots), on, problem=f"{slots[0].name} does not answer")
-    meeting = f"{slots[0].address}:{port[slots[0]]}"
+    workers, on = len(slots), len({place.node for place in slots})
+    port, failures = answered([slots[0].actor.free_port.remote()], SECONDS)
+    for reason in failures.values():
+        return AllReduce(backend, workers, on, problem=f"{slots[0].name} {reason}")
+    [meeting] = (f"{slots[0].address}:{number}" for number in port.values())
+    terms = (workers, meeting, backend, _ADDED, _MEET_SECONDS)
     gpus = 1 if backend == "nccl" else 0
-    refs = [
-        on_node(probe.all_reduce, place.node, gpus).remote(
-            rank, len(slots), meeting, backend, _ADDED, _MEET_SECONDS
-        )
+    refs = {
+        on_node(probe.all_reduce, place.node, gpus).remote(rank, *terms): place
         for rank, place in enumerate(slots)
-    ]
-    answers = answered(refs, _MEET_SECONDS + SECONDS)
-    for ref in refs:
+    }
+    found, failures = answered(list(refs), _MEET_SECONDS + SECONDS)
+    for ref in failures:
         ray.cancel(ref, force=True)
-    found = [answers.get(ref) for ref in refs]
-    missing = sorted({place.name for place, each in zip(slots, found, strict=True) if each is None})
-    problems = [each["problem"] for each in found if each and "problem" in each]
-    if problems or missing:
-        lost = f"no answer within {_MEET_SECONDS + SECONDS:g} s from {', '.join(missing)}"
-        return AllReduce(backend, len(slots), on, problem=problems[0] if problems else lost)
-    times = [each["seconds"] for each in found if each]
-    return AllReduce(
-        backend, len(slots), on, 4 * _ADDED, max(times), all(each["right"] for each in found if each)
-    )
+    problems = [each["problem"] for each in found.values() if "problem" in each]
+    problems += [f"{refs[ref].name} {reason}" for ref, reason in failures.items()]
+    if problems:
+        return AllReduce(backend, workers, on, problem=problems[0])
+    seconds = max(each["seconds"] for each in found.values())
+    right = all(each["right"] for each in found.values())
+    return AllReduce(backend, workers, on, 4 * _ADDED, seconds, right)

@@ -56,7 +56,8 @@ class Nodes:
             )
             for node, name in zip(found, names, strict=True)
         ]
-        self.silent: list[tuple[str, str, float]] = []
+        self.silent: list[tuple[str, str, str]] = []
+        """What was looked at, the name of the node that did not say, and why not."""
 
     def ask(
         self, doing: str, seconds: float, question: Callable[[Place], Any], of: Sequence[Place] | None = None
@@ -68,9 +69,9 @@ class Nodes:
             of: the nodes to ask; by default all.
         """
         asked = {question(place): place for place in (self.places if of is None else of)}
-        answers = answered(list(asked), seconds)
-        late = [place for ref, place in asked.items() if ref not in answers]
-        self.silent += [(doing, place.name, seconds) for place in late]
+        answers, failures = answered(list(asked), seconds)
+        late = [asked[ref] for ref in failures]
+        self.silent += [(doing, asked[ref].name, reason) for ref, reason in failures.items()]
         self.places = [place for place in self.places if place not in late]
         return {asked[ref]: answer for ref, answer in answers.items()}
 
@@ -80,16 +81,19 @@ class Nodes:
             ray.kill(place.actor)
 
 
-def answered(refs: list[Any], seconds: float) -> dict[Any, Any]:
-    """The values that are there within ``seconds``; of a node or a process that is lost meanwhile there is none."""
-    ready, late = ray.wait(refs, num_returns=len(refs), timeout=seconds)
-    found = {}
+def answered(refs: list[Any], seconds: float) -> tuple[dict[Any, Any], dict[Any, str]]:
+    """The values that are there within ``seconds``, and why the others are not."""
+    ready, late = ray.wait(refs, num_returns=len(refs), timeout=seconds) if refs else ([], [])
+    failures = dict.fromkeys(late, f"does not answer within {seconds:g} s")
+    values = {}
     for ref in ready:
         try:
-            found[ref] = ray.get(ref)
-        except ray.exceptions.RayError:
-            late.append(ref)
-    return found
+            values[ref] = ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            failures[ref] = f"cannot be measured ({type(error.cause).__name__}: {error.cause})"
+        except ray.exceptions.RayError as error:
+            failures[ref] = f"was lost ({type(error).__name__})"
+    return values, failures
 
 
 def on_node(function: Callable[..., T], node: str, gpus: float = 0) -> Any:

@@ -81,7 +81,9 @@ def connect(address: str | None, cpus: float | None = None) -> None:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = str(error).split("\n")[0]
+            said = str(error)
+            # Of versions that differ, Ray names both, on lines of their own.
+            reason = " ".join(said.split()) if said.startswith("Version mismatch") else said.split("\n")[0]
             raise ClusterError(
                 f"no Ray cluster answers ({reason})", where=f"compute.address {address}"
             ) from None

@@ -9,6 +9,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import ray
+from ray._private.utils import check_version_info
+
+from raypretrain.errors import ClusterError
+from raypretrain.training.cluster import connect
 
 OWN = """
 from raypretrain.training.cluster import connect
@@ -37,3 +42,17 @@ def test_without_an_address_what_a_dead_cluster_has_left_is_not_joined() -> None
     assert done.returncode == 0, done.stderr[-2000:]
     cpus, address = done.stdout.split()
     assert (cpus, address != "127.0.0.1:9") == ("1.0", True)
+
+
+def test_of_versions_that_differ_both_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Ray's own words, which it says when a driver joins."""
+
+    def join(**arguments: object) -> None:
+        check_version_info({"ray_version": "2.59.0", "python_version": "3.10.2"}, "10.0.0.7")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", join)
+    with pytest.raises(ClusterError) as error:
+        connect("auto")
+    for version in ("Ray: 2.59.0", "Python: 3.10.2", f"Ray: {ray.__version__}"):
+        assert version in str(error.value)
