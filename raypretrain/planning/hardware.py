@@ -104,7 +104,7 @@ NETWORKS: dict[str, tuple[float, str]] = {
 """Bytes a second that a GPU has of its node's network, each way; the makers' data."""
 
 LATENCY = 10e-6
-"""Seconds from one GPU to the next in a ring over the network. A guess: 5 to 20 µs are usual for RDMA."""
+"""Seconds of each doubling of the nodes that a collective has to cross. A guess: 5 to 20 µs are usual for RDMA."""
 
 _GIVEN = {"tflops": ("flops", 1e12), "memory": ("memory", GIB), "bandwidth": ("bandwidth", 1e12),
           "link": ("link", 1e9), "network": ("network", 1e9), "watts": ("watts", 1), "price": ("price", 1),
@@ -134,6 +134,22 @@ def find_gpu(text: str) -> Gpu:
     ints = {key: int(value) if key == "per_node" else value for key, value in given.items()}
     made: Gpu = replace(pattern, name=name, source=source, **ints)  # type: ignore[arg-type]
     return made
+
+
+def with_network(gpu: Gpu, name: str | None) -> Gpu:
+    """The GPU in a cluster with this network between its nodes; None keeps what is usual.
+
+    Raises:
+        InputError: there is none of the name.
+    """
+    if name is None:
+        return gpu
+    if name not in NETWORKS:
+        guess = nearest(name, NETWORKS)
+        hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(NETWORKS)}"
+        fix = f"{hint} Or give it in figures: --gpu {gpu.name},network=… (GB/s a GPU)"
+        raise InputError(f"there is no network '{name}'", where="--network", fix=fix)
+    return replace(gpu, network=NETWORKS[name][0])
 
 
 def _figure(text: str, how: str) -> tuple[str, float]:

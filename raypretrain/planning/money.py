@@ -43,15 +43,24 @@ class Prices:
     kwh: float = KWH
     spot: bool = False
 
+    @classmethod
+    def given(cls, gpu_hour: float | None, kwh: float | None, spot: bool) -> Prices:
+        """As the command line has them: None is not given.
+
+        Raises:
+            InputError: a price that is negative.
+        """
+        for name, value in (("--price", gpu_hour), ("--kwh", kwh)):
+            if value is not None and not 0 <= value < float("inf"):
+                raise InputError(f"{value:g} dollars is no price", where=name, fix="give a number from 0 on")
+        return cls(gpu_hour=gpu_hour, kwh=KWH if kwh is None else kwh, spot=spot)
+
     def of(self, gpu: Gpu) -> float:
         """Dollars of a GPU-hour.
 
         Raises:
-            InputError: a price that is negative, or none where none is known.
+            InputError: none is given, and none is known.
         """
-        for name, value in (("--price", self.gpu_hour), ("--kwh", self.kwh)):
-            if value is not None and not 0 <= value < float("inf"):
-                raise InputError(f"{value:g} dollars is no price", where=name, fix="give a number from 0 on")
         if self.gpu_hour is not None:
             return self.gpu_hour
         if not gpu.price:

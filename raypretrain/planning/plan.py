@@ -81,26 +81,50 @@ class Machine:
         return self.calibration or CALIBRATIONS[self.gpu.efficiency]
 
 
-def lay_out(job: Job, machine: Machine, layout: Layout | None = None) -> Layout:
-    """The job's layout on the machine's GPUs, or ``layout`` with their number and the batch's share.
+def lay_out(job: Job, machine: Machine) -> Layout:
+    """The job's layout on the machine's GPUs, as the recipe has it.
 
     Raises:
         InputError: the GPUs do not divide the global batch.
     """
-    asked = layout or job.layout
-    share, rest = divmod(job.global_batch * asked.sequence_workers, machine.number)
-    if rest:
-        near = [n for n in range(1, machine.number * 2) if job.global_batch * asked.sequence_workers % n == 0]
-        fits = max((n for n in near if n <= machine.number), default=1)
+    asked, batch, number = job.layout, job.global_batch, machine.number
+    if batch * asked.sequence_workers % number:
+        fitting = max(n for n in range(1, number + 1) if batch * asked.sequence_workers % n == 0)
         raise InputError(
-            f"{machine.number} GPUs do not share the {job.global_batch} sequences of training.global_batch",
+            f"{number} GPUs do not share the {batch} sequences of training.global_batch equally",
             where="--gpus",
-            fix=f"take {fits}, or a global batch that is a multiple of {machine.number}",
+            fix=f"take {fitting}, or a global batch that is a multiple of {number}",
         )
     usual = USUAL_TOKENS["cpu" if asked.blockwise else "cuda"] // (asked.length // asked.sequence_workers)
-    most = job.micro_batch or max(1, usual)
-    size = max(m for m in range(1, share + 1) if share % m == 0 and m <= most)
-    return replace(asked, workers=machine.number, micro_batch=size, accumulation=share // size)
+    return with_micro_batch(job, replace(asked, workers=number), job.micro_batch or max(1, usual))
+
+
+def with_micro_batch(job: Job, layout: Layout, most: int) -> Layout:
+    """The layout with the largest micro-batch up to ``most`` that divides a worker's share of the batch."""
+    share = job.global_batch * layout.sequence_workers // layout.workers
+    size = max(m for m in range(1, min(share, max(1, most)) + 1) if share % m == 0)
+    return replace(layout, micro_batch=size, accumulation=share // size)
+
+
+def that_fits(job: Job, machine: Machine, layout: Layout) -> tuple[str, Layout] | None:
+    """What to change first where ``layout`` does not fit, and the layout that it makes, with all the GPUs hold."""
+    capacity = machine.gpu.memory
+    found = of_memory.first_remedy(job.network, layout, capacity)
+    if found is None:
+        return None
+    said, changed = found
+    most = of_memory.largest_micro_batch(job.network, changed, capacity, layout.micro_batch)
+    return said, with_micro_batch(job, changed, most)
+
+
+def gpus_that_hold(job: Job, machine: Machine, most: int = 65_536) -> int | None:
+    """The least power of two of GPUs on which the job fits somehow; None up to ``most`` on none."""
+    number = machine.number
+    while (number := 2 ** number.bit_length()) <= most:
+        layout = replace(job.layout, workers=number, micro_batch=1)
+        if of_memory.first_remedy(job.network, layout, machine.gpu.memory):
+            return number
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,59 +157,61 @@ def estimate(job: Job, machine: Machine, layout: Layout) -> Estimate:
 
 
 def plan(job: Job, machine: Machine) -> dict[str, Any]:
-    """The whole answer, in plain values for JSON.
+    """The whole answer, in plain values for JSON; ``run``, ``step`` and ``money`` are None where nothing fits.
 
     Raises:
         InputError: what is asked for is impossible: the number of GPUs, or a price.
     """
-    layout = lay_out(job, machine)
-    capacity = machine.gpu.memory
-    fits = of_memory.fits(job.network, layout, capacity)
-    share = layout.micro_batch * layout.accumulation
-    remedy = None if fits else of_memory.first_remedy(job.network, layout, capacity)
-    if remedy:
-        layout = lay_out(job, machine, remedy[1]) if job.micro_batch is None else remedy[1]
-        if not of_memory.fits(job.network, layout, capacity):
-            layout = replace(remedy[1], accumulation=share)
-    made = estimate(job, machine, layout)
-    first = lay_out(job, machine)
+    asked, capacity = lay_out(job, machine), machine.gpu.memory
+    machine.prices.of(machine.gpu)  # that none is known is said before anything else is
+    fits = of_memory.fits(job.network, asked, capacity)
+    change = ("", asked) if fits else that_fits(job, machine, asked)
+    made = estimate(job, machine, change[1]) if change else None
+    share = asked.micro_batch * asked.accumulation
+    more = None if change else gpus_that_hold(job, machine)
+    advice = change[0] if change else f"--gpus {more}" if more else "another GPU, or a smaller model"
+    gpu = machine.gpu
     return {
-        "gpu": {"name": machine.gpu.name, "source": machine.gpu.source, "number": machine.number, "nodes": machine.nodes},
+        "gpu": {"name": gpu.name, "source": gpu.source, "number": machine.number, "nodes": machine.nodes},
         "model": {"parameters": job.parameters, "parts": parameters(job.network)},
-        "compute": _compute(job, made),
-        "memory": of_memory.memory(job.network, first)
+        "compute": _compute(job, change[1] if change else asked),
+        "memory": of_memory.memory(job.network, asked)
         | {
             "capacity": capacity,
             "fits": fits,
-            "largest_micro_batch": of_memory.largest_micro_batch(job.network, first, capacity, share),
-            "change_first": remedy[0] if remedy else None,
+            "micro_batch": asked.micro_batch,
+            "largest_micro_batch": of_memory.largest_micro_batch(job.network, asked, capacity, share),
+            "change_first": None if fits else advice,
         },
-        "layout": asdict(layout),
-        "step": asdict(made.step) | {"seconds": made.step.seconds},
-        "run": _run(job, made),
-        "money": _dollars(job, machine, made) if fits or remedy else None,
+        "layout": asdict(made.layout) if made else None,
+        "step": asdict(made.step) | {"seconds": made.step.seconds} if made else None,
+        "run": _run(job, machine, made) if made else None,
+        "money": _dollars(job, machine, made) if made else None,
         "data": _data(job, made),
         "guesses": guesses(machine),
-    }  # fmt: skip
+    }
 
 
-def _compute(job: Job, made: Estimate) -> dict[str, float]:
-    cost = operations(job.network, made.layout.length, made.layout.predicted)
+def _compute(job: Job, layout: Layout) -> dict[str, float]:
+    cost = operations(job.network, layout.length, layout.predicted)
     return {
         "flops_per_token": cost.training,
         "attention_share": cost.attention / cost.forward,
-        "recomputed_per_token": cost.recomputed(made.layout.checkpointing),
+        "recomputed_per_token": cost.recomputed(layout.checkpointing),
         "flops": cost.training * job.tokens,
     }
 
 
-def _run(job: Job, made: Estimate) -> dict[str, float]:
+def _run(job: Job, machine: Machine, made: Estimate) -> dict[str, float]:
     whole = made.whole
+    cost = operations(job.network, made.layout.length, made.layout.predicted)
+    peak = machine.gpu.flops_fp32 if made.layout.precision == "fp32" else machine.gpu.flops
     return {
         "steps": job.rhythm.steps,
         "tokens": job.tokens,
         "tokens_per_second": made.tokens_per_second,
         "tokens_per_second_per_gpu": made.tokens_per_second / made.layout.workers,
+        "mfu": cost.training * made.tokens_per_second / made.layout.workers / peak,
         "hours_of_steps": whole.training / 3600,
         "hours": whole.seconds / 3600,
         "gpu_hours": made.gpu_hours,
@@ -208,11 +234,11 @@ def _dollars(job: Job, machine: Machine, made: Estimate) -> dict[str, Any]:
     return spent | {"price": machine.prices.of(machine.gpu), "spot": machine.prices.spot}
 
 
-def _data(job: Job, made: Estimate) -> dict[str, float | None]:
+def _data(job: Job, made: Estimate | None) -> dict[str, float | None]:
     return {
         "corpus_tokens": job.corpus_tokens,
         "epochs": job.tokens / job.corpus_tokens if job.corpus_tokens else None,
-        "stream_cores": math.ceil(made.tokens_per_second / STREAM_TOKENS),
+        "stream_cores": math.ceil(made.tokens_per_second / STREAM_TOKENS) if made else None,
     }
 
 

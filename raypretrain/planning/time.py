@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from raypretrain.planning.calibration import Calibration
@@ -22,6 +23,10 @@ CAUSAL = 0.5
 
 ATTENTION_BACKWARD = 2.5
 """FlashAttention's backward pass in forward passes: five products for two (Dao et al., 2022)."""
+
+CHEAP = 0.8
+"""Share of the forward pass's operations on entries that selective checkpointing does again. A guess: the products'
+results are kept, and what follows each of them comes again."""
 
 OPTIMIZER_BYTES = 30
 """Bytes a parameter that AdamW reads and writes: gradient, master copy, two moments, and the new weight."""
@@ -74,7 +79,7 @@ def step(
     seen = cost.attention * (1.0 if n.masked else CAUSAL)
     of_attention = c.attention / c.products * peak
     attention = tokens * (1 + ATTENTION_BACKWARD + full) * seen / of_attention
-    again = 1 + (1 if full else 0.8 if selective else 0) / (1 + BACKWARD)
+    again = 1 + (1 if full else CHEAP if selective else 0) / (1 + BACKWARD)
     moved = tokens * layout.unit * n.layers * n.width * ENTRIES * again
     moved += tokens * layout.predicted * n.vocabulary * LOGIT_BYTES * layout.unit / 2
     entries = moved / (c.memory * gpu.bandwidth)
@@ -110,5 +115,5 @@ def communication(network: Network, layout: Layout, gpu: Gpu, calibration: Calib
     size = number_of_parameters(network) * layout.unit * (workers - 1) / workers
     times = 3.0 if layout.zero == 3 else 2.0 / layout.accumulation
     collectives = 3 * network.layers if layout.zero == 3 else 2
-    wait = LATENCY * (workers / gpu.per_node) ** 0.5 * collectives if across else 0.0
+    wait = LATENCY * math.log2(workers / gpu.per_node) * collectives if across else 0.0
     return times * size / speed + wait

@@ -1,0 +1,46 @@
+"""The command that says what a recipe will need; as in ``cli.py``, it parses, calls one function, and prints."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from raypretrain.cliparts import AsJson, Overrides, Recipe, show
+
+
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    gpu: Annotated[
+        str, typer.Option("--gpu", help="A name, or NAME,tflops=…,memory=…,bandwidth=…; cpu is a core.")
+    ] = "h100",
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=1, help="How many; by default compute.workers, or up to 8.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="Between nodes, e.g. infiniband-ndr, efa-p4d, ethernet-100.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Dollars of a GPU-hour.")] = None,
+    kwh: Annotated[float | None, typer.Option(help="Dollars of a kWh.")] = None,
+    spot: Annotated[bool, typer.Option("--spot", help="On nodes that may be taken away.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what RECIPE will need before it starts: does it fit, how long, how much. Starts nothing, needs no GPU.
+
+    \b
+    Examples:
+      raypretrain plan jobs/pretrain-small.yaml --gpu cpu
+      raypretrain plan jobs/pretrain-small.yaml --set model.preset=llama-8b --gpu h100 --gpus 64 --price 2.5
+    """
+    from raypretrain.config import load_recipe
+    from raypretrain.planning.hardware import find_gpu, with_network
+    from raypretrain.planning.money import Prices
+    from raypretrain.planview import print_plan
+    from raypretrain.training.forecast import forecast
+    from raypretrain.training.recipe import PretrainRecipe
+
+    chosen = with_network(find_gpu(gpu), network)
+    loaded = load_recipe(recipe, PretrainRecipe, overrides or [])
+    found = forecast(loaded, chosen, gpus, Prices.given(price, kwh, spot))
+    show({"recipe": str(recipe), **found}, as_json, print_plan)

@@ -1,0 +1,126 @@
+"""What ``raypretrain plan`` shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from raypretrain.console import out
+from raypretrain.statusview import duration
+
+_GB = 1e9
+_HOUR = 3600
+
+
+def print_plan(found: dict[str, Any]) -> None:
+    """The answer first, then where it comes from, then what of it is a guess."""
+    out.print(_answer(found))
+    out.print()
+    out.print(_memory(found["memory"]))
+    if found["step"]:
+        out.print()
+        out.print(_step(found))
+    out.print()
+    out.print("guesses and where figures are from")
+    for line in found["guesses"]:
+        out.print(Text(f"  {line}"))
+
+
+def headline(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The answer in lines: name and text."""
+    gpu, model, cost = found["gpu"], found["model"], found["compute"]
+    nodes = f" in {gpu['nodes']} nodes" if gpu["nodes"] > 1 else ""
+    lines = [
+        ("recipe", found["recipe"]),
+        ("on", f"{gpu['number']:,} × {gpu['name']}{nodes}"),
+        ("model", f"{model['parameters']:,} parameters, {flops(cost['flops_per_token'])} a token"),
+        ("fits", fits_line(found["memory"])),
+    ]
+    return lines + (_run_lines(found) if found["run"] else [])
+
+
+def _run_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    run, dollars, data = found["run"], found["money"], found["data"]
+    each, budget = run["tokens_per_second_per_gpu"], run["gpu_hours_to_budget"]
+    total = flops(found["compute"]["flops"])
+    rent = f"${dollars['total']:,.2f} at ${dollars['price']:,.2f} a GPU-hour"
+    power = f"{dollars['kilowatt_hours']:,.1f} kWh"
+    return [
+        ("run", f"{run['tokens']:,} tokens in {run['steps']:,} steps, {total}"),
+        ("pace", f"{run['tokens_per_second']:,.0f} tokens/s, {each:,.0f} a GPU, MFU {run['mfu']:.1%}"),
+        (
+            "time",
+            f"{duration(run['hours'] * _HOUR)}; {run['gpu_hours']:,.1f} GPU-hours, {budget:,.1f} to budget",
+        ),
+        ("money", f"{rent}, storage ${dollars['storage']:,.2f} of it"),
+        ("energy", f"{power} (${dollars['electricity']:,.2f} where you pay for it)"),
+        ("data", f"{data['stream_cores']} CPU core(s) to read and tokenize; {_epochs(data)}"),
+    ]
+
+
+def fits_line(memory: dict[str, Any]) -> str:
+    """Whether it fits, and what to change first where it does not."""
+    total, capacity = memory["total"] / _GB, memory["capacity"] / _GB
+    need = f"{total:.1f} of {capacity:.1f} GB a GPU, micro-batches of {memory['micro_batch']}"
+    if memory["fits"]:
+        return f"yes: {need}; the largest that fits: {memory['largest_micro_batch']}"
+    return f"NO: {need}; change first: {memory['change_first']}. What follows is with that"
+
+
+def _epochs(data: dict[str, Any]) -> str:
+    if data["epochs"] is None:
+        return "its tokens were not counted"
+    if data["epochs"] <= 1:
+        return f"{data['epochs']:.1%} of about {data['corpus_tokens']:,} tokens"
+    return f"{data['epochs']:.1f} epochs of about {data['corpus_tokens']:,} tokens"
+
+
+def _answer(found: dict[str, Any]) -> Table:
+    table = Table(show_header=False, box=None)
+    for name, text in headline(found):
+        table.add_row(name, Text(text))
+    return table
+
+
+def _memory(memory: dict[str, Any]) -> Table:
+    table = Table("memory of a GPU", box=None)
+    table.add_column("GB", justify="right")
+    for part, size in memory.items():
+        if part in ("capacity", "host") or isinstance(size, bool) or not isinstance(size, float) or not size:
+            continue
+        table.add_row(part, f"{size / _GB:,.2f}")
+    if memory["host"]:
+        table.add_row("and of its node, by offload", f"{memory['host'] / _GB:,.2f}")
+    return table
+
+
+def _step(found: dict[str, Any]) -> Table:
+    step, run = found["step"], found["run"]
+    table = Table("a step", box=None)
+    table.add_column("seconds", justify="right")
+    table.add_column("share", justify="right")
+    names = {
+        "products": "matrix products", "attention": "attention", "entries": "norms, activations, the loss",
+        "launches": "no kernel runs", "exposed": "waiting for communication", "optimizer": "optimizer",
+        "seconds": "all",
+    }  # fmt: skip
+    for key, name in names.items():
+        table.add_row(name, f"{step[key]:.4f}", f"{step[key] / step['seconds']:.1%}")
+    lost = {
+        "evaluation": run["evaluation_hours"], "saving": run["checkpoint_hours"], "failures": run["failure_hours"],
+    }  # fmt: skip
+    table.add_section()
+    for key, hours in lost.items():
+        table.add_row(f"beside the steps: {key}", "", f"{hours / run['hours']:.2%}")
+    return table
+
+
+def flops(number: float) -> str:
+    """Operations with their prefix."""
+    for prefix in ("M", "G", "T", "P", "E", "Z", "Y"):
+        number /= 1e6 if prefix == "M" else 1e3
+        if number < 1000 or prefix == "Y":
+            break
+    return f"{number:.3g} {prefix}FLOP"
