@@ -24,6 +24,12 @@ def plan(
     price: Annotated[float | None, typer.Option(help="Dollars of a GPU-hour.")] = None,
     kwh: Annotated[float | None, typer.Option(help="Dollars of a kWh.")] = None,
     spot: Annotated[bool, typer.Option("--spot", help="On nodes that may be taken away.")] = False,
+    budget: Annotated[
+        float | None, typer.Option(help="Dollars; choose the GPUs and settings within them.")
+    ] = None,
+    deadline: Annotated[
+        str | None, typer.Option(help="E.g. 12h or 5d; choose the cheapest that keeps it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what RECIPE will need before it starts: does it fit, how long, how much. Starts nothing, needs no GPU.
@@ -32,15 +38,19 @@ def plan(
     Examples:
       raypretrain plan jobs/pretrain-small.yaml --gpu cpu
       raypretrain plan jobs/pretrain-small.yaml --set model.preset=llama-8b --gpu h100 --gpus 64 --price 2.5
+      raypretrain plan jobs/pretrain-small.yaml --set model.preset=llama-1b --budget 10000 --deadline 5d
     """
     from raypretrain.config import load_recipe
+    from raypretrain.planning.choice import parse_duration
     from raypretrain.planning.hardware import find_gpu, with_network
     from raypretrain.planning.money import Prices
     from raypretrain.planview import print_plan
-    from raypretrain.training.forecast import forecast
+    from raypretrain.training.forecast import Limits, forecast
     from raypretrain.training.recipe import PretrainRecipe
 
     chosen = with_network(find_gpu(gpu), network)
     loaded = load_recipe(recipe, PretrainRecipe, overrides or [])
-    found = forecast(loaded, chosen, gpus, Prices.given(price, kwh, spot))
+    limits = Limits(budget=budget, deadline=parse_duration(deadline)) if deadline else Limits(budget=budget)
+    prices = Prices.given(price, kwh, spot)
+    found = forecast(loaded, chosen, gpus, prices, limits if budget is not None or deadline else None)
     show({"recipe": str(recipe), **found}, as_json, print_plan)

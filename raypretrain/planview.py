@@ -17,11 +17,16 @@ _HOUR = 3600
 def print_plan(found: dict[str, Any]) -> None:
     """The answer first, then where it comes from, then what of it is a guess."""
     out.print(_answer(found))
+    for name, option in (found["choice"] or {}).items():
+        out.print(Text(f" {name} within the limits: {option}"))
     out.print()
     out.print(_memory(found["memory"]))
     if found["step"]:
         out.print()
         out.print(_step(found))
+    out.print()
+    for line in law_lines(found):
+        out.print(Text(line))
     out.print()
     out.print("guesses and where figures are from")
     for line in found["guesses"]:
@@ -67,6 +72,28 @@ def fits_line(memory: dict[str, Any]) -> str:
     if memory["fits"]:
         return f"yes: {need}; the largest that fits: {memory['largest_micro_batch']}"
     return f"NO: {need}; change first: {memory['change_first']}. What follows is with that"
+
+
+def law_lines(found: dict[str, Any]) -> list[str]:
+    """What else the same operations could buy."""
+    law, data = found["law"], found["data"]
+    lines = [
+        f"as many operations are best spent on {law['optimal_parameters']:,.3g} parameters and "
+        f"{law['optimal_tokens']:,.3g} tokens ({law['source']}); the recipe has "
+        f"{law['tokens_per_parameter']:,.1f} tokens a parameter, and a loss {law['loss_above_optimal']:.3f} above that"
+    ]
+    lines += [
+        f"  the same loss: {one['parameters']:,.3g} parameters, {one['tokens']:,.3g} tokens, "
+        f"{one['training']:.2f} times the training; pays after {one['pays_from']:,.3g} tokens of inference"
+        for one in law["smaller_models"]
+    ]
+    if (data["epochs"] or 0) > 1:
+        lines.append(
+            f"text is repeated: {data['epochs']:.1f} epochs are worth {law['worth_in_distinct_tokens']:,.3g} "
+            f"new tokens, a token of the last one {law['worth_of_the_last_epoch']:.0%} of a new one "
+            "(Muennighoff et al., 2023)"
+        )
+    return lines
 
 
 def _epochs(data: dict[str, Any]) -> str:

@@ -124,8 +124,8 @@ def find_gpu(text: str) -> Gpu:
     how = "give its figures: --gpu NAME,tflops=…,memory=… (GiB),bandwidth=… (TB/s),link=… (GB/s)"
     if not known and not figures:
         guess = nearest(name.lower(), GPUS)
-        hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(GPUS)};"
-        raise InputError(f"there is no GPU '{name}'; {hint} or", where="--gpu", fix=how)
+        hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(GPUS)}."
+        raise InputError(f"there is no GPU '{name}'", where="--gpu", fix=f"{hint} Or {how}")
     given = dict(_figure(figure, how) for figure in figures)
     if not known and not {"flops", "memory", "bandwidth"} <= given.keys():
         raise InputError(f"'{name}' needs tflops, memory and bandwidth", where="--gpu", fix=how)

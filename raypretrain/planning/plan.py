@@ -11,6 +11,7 @@ from raypretrain.planning import memory as of_memory
 from raypretrain.planning.calibration import CALIBRATIONS, Calibration
 from raypretrain.planning.compute import number_of_parameters, operations, parameters
 from raypretrain.planning.hardware import PRICES_ON, SPOT, Gpu
+from raypretrain.planning.law import CHINCHILLA, last_epoch_worth, smaller_models, worth_of
 from raypretrain.planning.layout import Layout
 from raypretrain.planning.money import Prices, money
 from raypretrain.planning.network import Network
@@ -188,6 +189,7 @@ def plan(job: Job, machine: Machine) -> dict[str, Any]:
         "run": _run(job, machine, made) if made else None,
         "money": _dollars(job, machine, made) if made else None,
         "data": _data(job, made),
+        "law": _law(job),
         "guesses": guesses(machine),
     }
 
@@ -239,6 +241,25 @@ def _data(job: Job, made: Estimate | None) -> dict[str, float | None]:
         "corpus_tokens": job.corpus_tokens,
         "epochs": job.tokens / job.corpus_tokens if job.corpus_tokens else None,
         "stream_cores": math.ceil(made.tokens_per_second / STREAM_TOKENS) if made else None,
+    }
+
+
+def _law(job: Job) -> dict[str, Any]:
+    """What else so many operations could buy, by the published law; and what repeated text is worth."""
+    flops = 6.0 * job.parameters * job.tokens
+    best, tokens = CHINCHILLA.optimal(flops)
+    distinct = job.corpus_tokens or job.tokens
+    epochs = job.tokens / distinct
+    return {
+        "tokens_per_parameter": job.tokens / job.parameters,
+        "optimal_parameters": best,
+        "optimal_tokens": tokens,
+        "loss_above_optimal": CHINCHILLA.loss(job.parameters, worth_of(job.tokens, distinct))
+        - CHINCHILLA.loss(best, tokens),
+        "worth_in_distinct_tokens": worth_of(job.tokens, distinct),
+        "worth_of_the_last_epoch": last_epoch_worth(epochs),
+        "smaller_models": [asdict(one) for one in smaller_models(flops)],
+        "source": CHINCHILLA.source,
     }
 
 

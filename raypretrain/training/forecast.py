@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raypretrain.corpus.listing import list_corpus
 from raypretrain.errors import RaypretrainError
+from raypretrain.planning.choice import choose
 from raypretrain.planning.hardware import Gpu
 from raypretrain.planning.layout import Layout
 from raypretrain.planning.money import Prices
@@ -36,11 +37,22 @@ class Forecast:
     assumed: list[str]
 
 
-def forecast(recipe: PretrainRecipe, gpu: Gpu, number: int | None, prices: Prices) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a run may cost, in dollars, and take, in seconds; None leaves it open."""
+
+    budget: float | None = None
+    deadline: float | None = None
+
+
+def forecast(
+    recipe: PretrainRecipe, gpu: Gpu, number: int | None, prices: Prices, limits: Limits | None = None
+) -> dict[str, Any]:
     """The plan of a recipe, with what was assumed for it among its guesses.
 
     Args:
         number: GPUs; None takes ``compute.workers``, or as many of 8 as share the global batch.
+        limits: the settings are not the recipe's but the cheapest within them, or the fastest within a budget alone.
 
     Raises:
         RaypretrainError: a base model or a tokenizer cannot be read, or what is asked for is impossible.
@@ -48,8 +60,16 @@ def forecast(recipe: PretrainRecipe, gpu: Gpu, number: int | None, prices: Price
     made = job_of(recipe, gpu)
     workers, batch = recipe.compute.workers, recipe.training.batches.first
     usual = workers if isinstance(workers, int) else max(n for n in range(1, 9) if batch % n == 0)
-    found = plan(made.job, Machine(gpu=gpu, number=number or usual, prices=prices))
-    return {**found, "guesses": made.assumed + found["guesses"]}
+    job, machine = made.job, Machine(gpu=gpu, number=number or usual, prices=prices)
+    choice = None
+    if limits:
+        within = choose(job, machine, limits.budget, limits.deadline, number)
+        chosen = within["cheapest" if limits.deadline is not None else "fastest"]
+        layout, machine = chosen.made.layout, chosen.machine
+        job = replace(job, layout=layout, micro_batch=layout.micro_batch)
+        choice = {name: option.said() for name, option in within.items()}
+    found = plan(job, machine)
+    return {**found, "choice": choice, "guesses": made.assumed + found["guesses"]}
 
 
 def job_of(recipe: PretrainRecipe, gpu: Gpu) -> Forecast:

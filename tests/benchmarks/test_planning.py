@@ -1,4 +1,4 @@
-"""The planner on runs whose truth is public: the goals of docs/planning.md hold, and the package has the fit's figures."""
+"""The planner on runs whose truth is public: the goals of docs/planning.md hold; the package has the fit's figures."""
 
 from __future__ import annotations
 
