@@ -9,12 +9,11 @@ from raypretrain.corpus.listing import list_corpus
 from raypretrain.errors import RaypretrainError
 from raypretrain.planning.choice import choose
 from raypretrain.planning.hardware import Gpu
-from raypretrain.planning.layout import Layout
 from raypretrain.planning.money import Prices
 from raypretrain.planning.plan import Job, Machine, plan
 from raypretrain.planning.wholerun import Rhythm
 from raypretrain.training.length import run_length
-from raypretrain.training.planned import network_of
+from raypretrain.training.planned import layout_of, network_of
 from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.vocabulary import given_tokenizer
 
@@ -86,7 +85,7 @@ def job_of(recipe: PretrainRecipe, gpu: Gpu) -> Forecast:
     if not recipe.training.tokens and not recipe.training.steps:
         assumed.append("the recipe says no length: 20 tokens a parameter")
     size = _bytes_of_corpus(recipe, assumed)
-    layout, compute = _layout(recipe, gpu), recipe.compute
+    layout = layout_of(recipe, on_cpu=gpu.efficiency == "cpu")
     return Forecast(
         Job(
             network=network_of(shape),
@@ -102,25 +101,9 @@ def job_of(recipe: PretrainRecipe, gpu: Gpu) -> Forecast:
             kept=recipe.training.checkpoint.keep,
             corpus_bytes=size,
             corpus_tokens=None if size is None else round(size / BYTES_PER_TOKEN),
-            micro_batch=compute.micro_batch,
+            micro_batch=recipe.compute.micro_batch,
         ),
         assumed,
-    )
-
-
-def _layout(recipe: PretrainRecipe, gpu: Gpu) -> Layout:
-    compute, on_cpu = recipe.compute, gpu.efficiency == "cpu"
-    return Layout(
-        workers=1,
-        zero=compute.zero,
-        micro_batch=1,
-        length=recipe.sequences.length,
-        precision=compute.precision or ("fp32" if on_cpu else "bf16"),
-        checkpointing=compute.gradient_checkpointing,
-        offload=compute.offload != "none",
-        sequence_workers=compute.sequence_workers,
-        predicted=recipe.training.mask.rate if recipe.objective == "masked" else 1.0,
-        blockwise=on_cpu,
     )
 
 
