@@ -30,6 +30,12 @@ def plan(
     deadline: Annotated[
         str | None, typer.Option(help="E.g. 12h or 5d; choose the cheapest that keeps it.")
     ] = None,
+    fit: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fit", metavar="RUN", help="A finished run, or a glob of some; predict the loss from them."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what RECIPE will need before it starts: does it fit, how long, how much. Starts nothing, needs no GPU.
@@ -39,6 +45,7 @@ def plan(
       raypretrain plan jobs/pretrain-small.yaml --gpu cpu
       raypretrain plan jobs/pretrain-small.yaml --set model.preset=llama-8b --gpu h100 --gpus 64 --price 2.5
       raypretrain plan jobs/pretrain-small.yaml --set model.preset=llama-1b --budget 10000 --deadline 5d
+      raypretrain plan jobs/pretrain-small.yaml --set model.preset=llama-100m --fit 'runs/small-*'
     """
     from raypretrain.config import load_recipe
     from raypretrain.planning.choice import parse_duration
@@ -53,4 +60,8 @@ def plan(
     limits = Limits(budget=budget, deadline=parse_duration(deadline)) if deadline else Limits(budget=budget)
     prices = Prices.given(price, kwh, spot)
     found = forecast(loaded, chosen, gpus, prices, limits if budget is not None or deadline else None)
+    if fit:
+        from raypretrain.training.smallruns import predicted_loss
+
+        found["fit"] = predicted_loss(fit, found["model"]["parameters"], found["data"]["tokens"])
     show({"recipe": str(recipe), **found}, as_json, print_plan)

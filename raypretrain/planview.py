@@ -27,6 +27,8 @@ def print_plan(found: dict[str, Any]) -> None:
     out.print()
     for line in law_lines(found):
         out.print(Text(line))
+    for line in fit_lines(found.get("fit")):
+        out.print(Text(line))
     out.print()
     out.print("guesses and where figures are from")
     for line in found["guesses"]:
@@ -72,6 +74,23 @@ def fits_line(memory: dict[str, Any]) -> str:
     if memory["fits"]:
         return f"yes: {need}; the largest that fits: {memory['largest_micro_batch']}"
     return f"NO: {need}; change first: {memory['change_first']}. What follows is with that"
+
+
+def fit_lines(fit: dict[str, Any] | None) -> list[str]:
+    """What runs of one's own say of the loss."""
+    if not fit:
+        return []
+    loss, law = fit["predicted"], fit["law"]
+    lines = [
+        "",
+        f"held-out loss by {len(fit['runs'])} runs of your own: {loss['loss']:.3f} nats a token, "
+        f"{loss['low']:.3f} to {loss['high']:.3f} in nine of ten cases; {fit['beyond']:,.0f} times the largest run",
+        f"  {law['floor']:.3f} + {law['a']:.4g} / parameters^{law['alpha']:.3f} "
+        f"+ {law['b']:.4g} / tokens^{law['beta']:.3f}, at most {fit['largest_error']:.1%} off on one of them",
+    ]
+    if fit["learning_rate"]:
+        lines.append(f"  learning rate, by the best ones of the sizes: {fit['learning_rate']:.2g}")
+    return lines
 
 
 def law_lines(found: dict[str, Any]) -> list[str]:

@@ -238,6 +238,7 @@ def _dollars(job: Job, machine: Machine, made: Estimate) -> dict[str, Any]:
 
 def _data(job: Job, made: Estimate | None) -> dict[str, float | None]:
     return {
+        "tokens": job.tokens,
         "corpus_tokens": job.corpus_tokens,
         "epochs": job.tokens / job.corpus_tokens if job.corpus_tokens else None,
         "stream_cores": math.ceil(made.tokens_per_second / STREAM_TOKENS) if made else None,

@@ -83,7 +83,7 @@ def test_the_parameters_are_those_of_the_model(recipe: Path) -> None:
 def test_the_memory_of_weights_gradients_and_optimizer_follows_zero(
     recipe: Path, zero: int, precision: str, weights: int, gradients: int, optimizer: int
 ) -> None:
-    """Bytes a parameter on each of two workers: the ZeRO paper's, and the master copy that stages 1 and 2 make in fp32."""
+    """Bytes a parameter on each of two workers: by the ZeRO paper, and stages 1 and 2 copy the weights in fp32, too."""
     overrides = (f"compute.zero={zero}", f"compute.precision={precision}")
     loaded = load_recipe(recipe, PretrainRecipe, overrides)
     shape = loaded.model.shape(512, 64)
