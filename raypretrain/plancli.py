@@ -36,6 +36,10 @@ def plan(
             "--fit", metavar="RUN", help="A finished run, or a glob of some; predict the loss from them."
         ),
     ] = None,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Train 20 steps on the cluster first, and plan with what they took."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what RECIPE will need before it starts: does it fit, how long, how much. Starts nothing, needs no GPU.
@@ -57,9 +61,16 @@ def plan(
 
     chosen = with_network(find_gpu(gpu), network)
     loaded = load_recipe(recipe, PretrainRecipe, overrides or [])
+    probed = None
+    if probe:
+        from raypretrain.console import PretrainView
+        from raypretrain.training.probe import probe as measure
+
+        with PretrainView() as view:
+            probed = measure(loaded, view.watch)
     limits = Limits(budget=budget, deadline=parse_duration(deadline)) if deadline else Limits(budget=budget)
     prices = Prices.given(price, kwh, spot)
-    found = forecast(loaded, chosen, gpus, prices, limits if budget is not None or deadline else None)
+    found = forecast(loaded, chosen, gpus, prices, limits if budget is not None or deadline else None, probed)
     if fit:
         from raypretrain.training.smallruns import predicted_loss
 

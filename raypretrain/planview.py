@@ -27,7 +27,7 @@ def print_plan(found: dict[str, Any]) -> None:
     out.print()
     for line in law_lines(found):
         out.print(Text(line))
-    for line in fit_lines(found.get("fit")):
+    for line in probe_lines(found["probe"]) + fit_lines(found.get("fit")):
         out.print(Text(line))
     out.print()
     out.print("guesses and where figures are from")
@@ -91,6 +91,18 @@ def fit_lines(fit: dict[str, Any] | None) -> list[str]:
     if fit["learning_rate"]:
         lines.append(f"  learning rate, by the best ones of the sizes: {fit['learning_rate']:.2g}")
     return lines
+
+
+def probe_lines(probe: dict[str, Any] | None) -> list[str]:
+    """How the measured efficiency differs from the assumed one."""
+    if not probe:
+        return []
+    ratio = probe["predicted_over_measured"]
+    return [
+        "",
+        f"probe: a step took {probe['measured_step_seconds']:.3f} s on {probe['gpu']}, assumed were "
+        f"{probe['predicted_step_seconds']:.3f}: {ratio:.2f} times the assumed efficiency, and this plan goes by it",
+    ]
 
 
 def law_lines(found: dict[str, Any]) -> list[str]:

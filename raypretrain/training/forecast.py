@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raypretrain.corpus.listing import list_corpus
-from raypretrain.errors import RaypretrainError
+from raypretrain.errors import InputError, RaypretrainError
 from raypretrain.planning.choice import choose
 from raypretrain.planning.hardware import Gpu
 from raypretrain.planning.money import Prices
 from raypretrain.planning.plan import Job, Machine, plan
 from raypretrain.planning.wholerun import Rhythm
 from raypretrain.training.length import run_length
+from raypretrain.training.measured import calibrate
 from raypretrain.training.planned import layout_of, network_of
 from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.vocabulary import given_tokenizer
@@ -45,13 +46,19 @@ class Limits:
 
 
 def forecast(
-    recipe: PretrainRecipe, gpu: Gpu, number: int | None, prices: Prices, limits: Limits | None = None
+    recipe: PretrainRecipe,
+    gpu: Gpu,
+    number: int | None,
+    prices: Prices,
+    limits: Limits | None = None,
+    probed: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The plan of a recipe, with what was assumed for it among its guesses.
 
     Args:
         number: GPUs; None takes ``compute.workers``, or as many of 8 as share the global batch.
         limits: the settings are not the recipe's but the cheapest within them, or the fastest within a budget alone.
+        probed: what a probe found on such GPUs.
 
     Raises:
         RaypretrainError: a base model or a tokenizer cannot be read, or what is asked for is impossible.
@@ -60,6 +67,13 @@ def forecast(
     workers, batch = recipe.compute.workers, recipe.training.batches.first
     usual = workers if isinstance(workers, int) else max(n for n in range(1, 9) if batch % n == 0)
     job, machine = made.job, Machine(gpu=gpu, number=number or usual, prices=prices)
+    if probed and probed["gpu"] != gpu.name:
+        fix = f"give --gpu {probed['gpu']}"
+        raise InputError(
+            f"the probe ran on {probed['gpu']}, the plan is for {gpu.name}", where="--probe", fix=fix
+        )
+    if probed:
+        machine = calibrate(machine, probed["predicted_over_measured"])
     choice = None
     if limits:
         within = choose(job, machine, limits.budget, limits.deadline, number)
@@ -68,7 +82,7 @@ def forecast(
         job = replace(job, layout=layout, micro_batch=layout.micro_batch)
         choice = {name: option.said() for name, option in within.items()}
     found = plan(job, machine)
-    return {**found, "choice": choice, "guesses": made.assumed + found["guesses"]}
+    return {**found, "choice": choice, "probe": probed, "guesses": made.assumed + found["guesses"]}
 
 
 def job_of(recipe: PretrainRecipe, gpu: Gpu) -> Forecast:
