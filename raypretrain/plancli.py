@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,6 +41,9 @@ def plan(
         bool,
         typer.Option("--probe", help="Train 20 steps on the cluster first, and plan with what they took."),
     ] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page as well.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what RECIPE will need before it starts: does it fit, how long, how much. Starts nothing, needs no GPU.
@@ -75,4 +79,8 @@ def plan(
         from raypretrain.training.smallruns import predicted_loss
 
         found["fit"] = predicted_loss(fit, found["model"]["parameters"], found["data"]["tokens"])
+    if html:
+        from raypretrain.planpage import write_page
+
+        write_page({"recipe": str(recipe), **found}, html)
     show({"recipe": str(recipe), **found}, as_json, print_plan)

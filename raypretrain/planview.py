@@ -142,16 +142,32 @@ def _answer(found: dict[str, Any]) -> Table:
     return table
 
 
+def memory_parts(memory: dict[str, Any]) -> list[tuple[str, float]]:
+    """What a device holds, in bytes, and the total; parts that there are not left out."""
+    others = ("capacity", "host", "fits", "micro_batch", "largest_micro_batch", "change_first")
+    return [(part, size) for part, size in memory.items() if part not in others and size]
+
+
 def _memory(memory: dict[str, Any]) -> Table:
     table = Table("memory of a GPU", box=None)
     table.add_column("GB", justify="right")
-    for part, size in memory.items():
-        if part in ("capacity", "host") or isinstance(size, bool) or not isinstance(size, float) or not size:
-            continue
+    for part, size in memory_parts(memory):
         table.add_row(part, f"{size / _GB:,.2f}")
     if memory["host"]:
         table.add_row("and of its node, by offload", f"{memory['host'] / _GB:,.2f}")
     return table
+
+
+STEP_PARTS = {
+    "products": "matrix products",
+    "attention": "attention",
+    "entries": "norms, activations, loss",
+    "launches": "no kernel runs",
+    "exposed": "communication",
+    "optimizer": "optimizer",
+    "seconds": "all",
+}
+"""Parts of a step as people read them."""
 
 
 def _step(found: dict[str, Any]) -> Table:
@@ -159,19 +175,10 @@ def _step(found: dict[str, Any]) -> Table:
     table = Table("a step", box=None)
     table.add_column("seconds", justify="right")
     table.add_column("share", justify="right")
-    names = {
-        "products": "matrix products", "attention": "attention", "entries": "norms, activations, the loss",
-        "launches": "no kernel runs", "exposed": "waiting for communication", "optimizer": "optimizer",
-        "seconds": "all",
-    }  # fmt: skip
-    for key, name in names.items():
+    for key, name in STEP_PARTS.items():
         table.add_row(name, f"{step[key]:.4f}", f"{step[key] / step['seconds']:.1%}")
-    lost = {
-        "evaluation": run["evaluation_hours"], "saving": run["checkpoint_hours"], "failures": run["failure_hours"],
-    }  # fmt: skip
-    table.add_section()
-    for key, hours in lost.items():
-        table.add_row(f"beside the steps: {key}", "", f"{hours / run['hours']:.2%}")
+    for name, key in (("evaluation", "evaluation"), ("saving", "checkpoint"), ("failures", "failure")):
+        table.add_row(f"beside the steps: {name}", "", f"{run[f'{key}_hours'] / run['hours']:.2%}")
     return table
 
 

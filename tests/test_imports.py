@@ -24,6 +24,7 @@ ORDER = [
     "jobsview",
     "evaluationview",
     "tuneview",
+    "planpage",
     "planview",
     "console",
     "statusview",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from raypretrain.errors import InputError
 from raypretrain.planning import memory as of_memory
@@ -35,6 +36,19 @@ class Option:
     def seconds(self) -> float:
         """Of the whole run."""
         return self.made.whole.seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        """In plain values, for JSON."""
+        layout = self.made.layout
+        return {
+            "gpus": self.machine.number,
+            "zero": layout.zero,
+            "micro_batch": layout.micro_batch,
+            "checkpointing": layout.checkpointing,
+            "hours": self.seconds / 3600,
+            "gpu_hours": self.made.gpu_hours,
+            "dollars": self.dollars,
+        }
 
     def said(self) -> str:
         """In a few words."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from raypretrain.corpus.listing import list_corpus
 from raypretrain.errors import InputError, RaypretrainError
-from raypretrain.planning.choice import choose
+from raypretrain.planning.choice import choose, options
 from raypretrain.planning.hardware import Gpu
 from raypretrain.planning.money import Prices
 from raypretrain.planning.plan import Job, Machine, plan
@@ -82,7 +82,14 @@ def forecast(
         job = replace(job, layout=layout, micro_batch=layout.micro_batch)
         choice = {name: option.said() for name, option in within.items()}
     found = plan(job, machine)
-    return {**found, "choice": choice, "probe": probed, "guesses": made.assumed + found["guesses"]}
+    offered = [one.as_dict() for one in options(job, machine)]
+    return {
+        **found,
+        "options": offered,
+        "choice": choice,
+        "probe": probed,
+        "guesses": made.assumed + found["guesses"],
+    }
 
 
 def job_of(recipe: PretrainRecipe, gpu: Gpu) -> Forecast:
