@@ -21,7 +21,7 @@ from typing import Any
 
 from report import Row, parser, report, show
 
-CADENCE = "raypretrain.training.cadence"
+CADENCE = "raypretrain.planning.failures"
 ours: Any = importlib.import_module(CADENCE) if importlib.util.find_spec(CADENCE) else None
 """What the product itself goes by where ``checkpoint.every`` is ``auto``."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raypretrain import __version__, clustercli, tunecli
+from raypretrain import __version__, clustercli, plancli, tunecli
 from raypretrain.cliparts import AsJson, Model, Overrides, Recipe, nothing_else_on_stdout, show
 from raypretrain.errors import RaypretrainError
 
@@ -104,6 +104,9 @@ def pretrain(
     show(values, as_json, lambda values: print_outcome(outcome))
     if outcome.signal:
         raise typer.Exit(128 + outcome.signal)
+
+
+app.command()(plancli.plan)
 
 
 @tokenizer_app.command("train")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import Any
 
 from raypretrain.models.config import ModelShape
+from raypretrain.planning.memory import memory as of_parts
 from raypretrain.training.cluster import Sizes, local_resources, size_up
 from raypretrain.training.length import run_length
+from raypretrain.training.planned import layout_of, network_of
 from raypretrain.training.prepare import check_tokenizer, check_weight_groups, list_corpus
 from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
@@ -73,27 +75,12 @@ def _assumed(recipe: PretrainRecipe, here: dict[str, float]) -> dict[str, float]
 
 
 def memory(recipe: PretrainRecipe, sizes: Sizes, shape: ModelShape) -> dict[str, int]:
-    """Bytes that a worker holds, by part: a reckoning, without fragmentation and libraries.
-
-    Weights, gradients and AdamW's state by ZeRO stage: Rajbhandari et al., ZeRO, 2020, section 3; activations
-    of a layer: Korthikanti et al., Reducing Activation Recomputation, 2022, eq. 2, for 34·width and attention that
-    keeps no scores; with selective checkpointing the products' results, with full its input and one whole layer.
-    """
-    half = sizes.precision == "bf16"
-    workers, zero, number = sizes.workers, recipe.compute.zero, shape.parameters
-    unit = 2 if half else 4
-    weights = number * unit // (workers if zero >= 3 else 1)
-    gradients = number * unit // (workers if zero >= 2 else 1)
-    optimizer = number * (12 if half else 8) // (workers if zero >= 1 else 1)
-    tokens = sizes.micro_batch * recipe.sequences.length
-    if recipe.compute.offload != "none":
-        optimizer = 0  # in the node's memory
-    kept = {"none": 17 * shape.layers, "selective": 8 * shape.layers, "full": shape.layers + 17}
-    activations = tokens * shape.width * kept[recipe.compute.gradient_checkpointing] * unit
-    return {
-        "weights": weights,
-        "gradients": gradients,
-        "optimizer": optimizer,
-        "activations": activations,
-        "total": math.fsum((weights, gradients, optimizer, activations)).__trunc__(),
-    }
+    """Bytes that a worker holds, by part: what ``raypretrain plan`` reckons with, see ``planning/memory.py``."""
+    layout = replace(
+        layout_of(recipe, on_cpu=sizes.device == "cpu"),
+        workers=sizes.workers,
+        micro_batch=sizes.micro_batch,
+        precision="bf16" if sizes.precision == "bf16" else "fp32",
+    )
+    parts = of_parts(network_of(shape), layout)
+    return {part: round(size) for part, size in parts.items() if part != "host"}

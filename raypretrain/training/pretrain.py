@@ -43,6 +43,7 @@ from raypretrain.training.goodput import account_of
 from raypretrain.training.job import Job
 from raypretrain.training.length import Length, run_length
 from raypretrain.training.logs import JsonLines, logged
+from raypretrain.training.measured import compared
 from raypretrain.training.prepare import Prepared, check_weight_groups, objective_of, prepare
 from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.release import release
@@ -205,6 +206,9 @@ def _carry_out(
         )
     say("releasing the model")
     result = release(folder, recipe, prepared.windows.tokenizer)
+    planned = compared(recipe, shape, sizes, _accelerator({} if here else ray.cluster_resources()), result)
+    if planned:
+        result["plan"] = planned
     result["goodput"] = account_of(folder.path, time.time()).as_dict()
     write_atomic(folder.result, json.dumps(result, indent=1))
     for needless in (folder.ray, folder.fetched):
@@ -229,6 +233,12 @@ def _sizes(recipe: PretrainRecipe, say: Callable[[str], None], here: bool) -> Si
     say("starting Ray")
     connect(recipe.compute.address)
     return admit(recipe, say)
+
+
+def _accelerator(resources: dict[str, float]) -> str:
+    """What Ray calls the cluster's GPUs; empty where it has none."""
+    named = (name.partition("accelerator_type:")[2] for name in resources)
+    return next(filter(None, named), "")
 
 
 def _job(

@@ -21,11 +21,12 @@ from ray.train.collective import broadcast_from_rank_zero
 from torch import Tensor
 
 from raypretrain.errors import RaypretrainError, user_error
+from raypretrain.planning.failures import mean_time_between_failures
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealer import DealtSteps, StepRows, Turn, steps_of_a_deal, wake_dealer
 from raypretrain.training.background import Means
 from raypretrain.training.board import Poster
-from raypretrain.training.cadence import Cadence, mean_time_between_failures
+from raypretrain.training.cadence import Cadence
 from raypretrain.training.checkpoint import Standing
 from raypretrain.training.crew import Crew
 from raypretrain.training.engine import Engine

@@ -6,14 +6,8 @@ import math
 
 import pytest
 
-from raypretrain.training.cadence import (
-    FIRST,
-    Cadence,
-    best_interval,
-    best_steps,
-    goodput,
-    mean_time_between_failures,
-)
+from raypretrain.planning.failures import best_interval, best_steps, goodput, mean_time_between_failures
+from raypretrain.training.cadence import FIRST, Cadence
 
 HOUR = 3600.0
 
