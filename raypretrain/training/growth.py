@@ -21,7 +21,7 @@ from raypretrain.training.nodes import Node, NodeType, possible
 HEAD = "node:__internal_head__"
 """A resource of the head alone."""
 
-_FLAG, _ADDRESS = "--autoscaling-config=", "--gcs-address="
+_FLAG, _LOGS = "--autoscaling-config=", "--logs-dir="
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -56,20 +56,20 @@ def growth() -> Growth | None:
         return None
     context = ray.get_runtime_context()
     if head["NodeID"] == context.get_node_id():
-        return read_growth(context.gcs_address)
+        return read_growth(context.get_session_name())
     there = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
     task = ray.remote(read_growth).options(num_cpus=0, scheduling_strategy=there)
-    found: Growth | None = ray.get(task.remote(context.gcs_address))
+    found: Growth | None = ray.get(task.remote(context.get_session_name()))
     return found
 
 
-def read_growth(address: str) -> Growth | None:
+def read_growth(session: str) -> Growth | None:
     """As :func:`growth`; to be called on the head.
 
     Args:
-        address: of the cluster's GCS: several clusters may have their heads on one machine.
+        session: Ray's name of the cluster: several may have their heads on one machine.
     """
-    path = _file_of_monitor(address)
+    path = _file_of_monitor(session)
     if path:
         return growth_of(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
     name = os.environ.get("RAY_CLUSTER_NAME")  # set by KubeRay in all its pods
@@ -81,11 +81,11 @@ def read_growth(address: str) -> Growth | None:
     return None
 
 
-def _file_of_monitor(address: str) -> str | None:
+def _file_of_monitor(session: str) -> str | None:
     """The configuration of the process that scales this cluster."""
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
-        if f"{_ADDRESS}{address}" in command:
+        if any(part.startswith(_LOGS) and session in Path(part).parts for part in command):
             found = [part.removeprefix(_FLAG) for part in command if part.startswith(_FLAG)]
             if found:
                 return found[0]

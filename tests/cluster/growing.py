@@ -43,7 +43,11 @@ class Growing:
         self._folder = folder
         self._ports = free_ports(5)
         self.address = f"127.0.0.1:{self._ports[0]}"
-        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self.environment = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # or Ray takes this machine's address for the loopback's
+        }
         self._config = folder / "autoscaling.json"
         self._config.write_text(json.dumps(self.configuration(types, idle_minutes)))
 
@@ -62,7 +66,6 @@ class Growing:
             "RAY_enable_autoscaler_v2": "1",
             "RAY_CLOUD_INSTANCE_ID": _HEAD_ID,
             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID,
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # its nodes have the loopback address
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             "AUTOSCALER_METRIC_PORT": str(autoscaler),
         }
@@ -99,28 +102,31 @@ class Growing:
 
     def raylets(self) -> list[psutil.Process]:
         """Of the nodes beside the head; the oldest first."""
-        found = [process for process in self._processes("/raylet") if _HEAD_ID not in environment(process)]
+        found = [
+            process for process in self._processes("/raylet/raylet") if _HEAD_ID not in environment(process)
+        ]
         return sorted(found, key=lambda process: process.create_time())
 
-    def _processes(self, part: str = "") -> list[psutil.Process]:
-        """All that were told this cluster's address, and have ``part`` in their command."""
+    def _processes(self, program: str = "") -> list[psutil.Process]:
+        """All that were told of this cluster in their command, and run ``program``."""
         found = []
         for process in psutil.process_iter(["cmdline"]):
             command = process.info["cmdline"] or []
             told = any(self.address in word or str(self._folder) in word for word in command)
-            if told and process.pid != os.getpid() and any(part in word for word in command):
+            if told and any(word.endswith(program) for word in command[:3]):
                 found.append(process)
         return found
 
     def log(self) -> str:
         """The end of the autoscaler's."""
         files = sorted(self._folder.glob("session_*/logs/monitor.*"))
-        return "".join(file.read_text(errors="replace")[-3000:] for file in files)
+        lines = [line for file in files for line in file.read_text(errors="replace").splitlines()]
+        return "\n".join([line for line in lines if "legacy field" not in line][-60:])
 
     def stop(self) -> None:
         """End every process of it: first the one that would start others in their place."""
-        for part in ("/monitor.py", ""):
-            processes = self._processes(part)
+        for program in ("/monitor.py", ""):
+            processes = self._processes(program)
             processes += [child for process in processes for child in children(process)]
             for process in processes:
                 try:
