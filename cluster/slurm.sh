@@ -4,8 +4,8 @@
 #   sbatch cluster/slurm.sh jobs/pretrain-small.yaml --set run.folder=/shared/runs/small     in the repository's root
 #   scancel --batch --signal=TERM JOB      saves a checkpoint, and ends; the same sbatch goes on
 #
-# Five minutes before the time is over, and where Slurm preempts with PreemptParameters=send_user_signal, the run saves a
-# checkpoint, and the job goes back into the queue.
+# Five minutes before the time is over, and where Slurm preempts with PreemptParameters=send_user_signal, the run saves
+# a checkpoint, and the job goes back into the queue.
 #SBATCH --job-name=raypretrain
 #SBATCH --nodes=1
 #SBATCH --exclusive

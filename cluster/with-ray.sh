@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# A Ray cluster over machines that something else has given (Slurm, SkyPilot), for as long as a command runs. To be run on
-# each of them; the first one runs the command, which finds the cluster by RAY_ADDRESS.
+# A Ray cluster over machines that something else has given (Slurm, SkyPilot), for as long as a command runs. To be run
+# on each of them; the first one runs the command, which finds the cluster by RAY_ADDRESS.
 #
 #   bash with-ray.sh RANK MACHINES HEAD PORT COMMAND…
 #     RANK      0 on the first machine
 #     MACHINES  how many there are
 #     HEAD      the address of the first, and PORT a free one there
 #
-# SIGTERM to the first is passed to the command alone, which can save a checkpoint with the cluster still there. The exit
-# status is the command's.
+# SIGTERM to the first is passed to the command alone, which can save a checkpoint with the cluster still there. The
+# first ends with the command's status, the others with 0 when the first is gone.
 set -euo pipefail
 
 rank="$1" machines="$2" head="$3" port="$4"
@@ -25,16 +25,30 @@ if [ -z "${RAY_AUTH_TOKEN:-}" ] && [ ! -s "${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/aut
   exit 2
 fi
 
+end_ray() {
+  kill -TERM "$ray" 2>/dev/null || return 0
+  wait "$ray" || true
+}
+
 if [ "$rank" -gt 0 ]; then
   until ray health-check --address "$address" >/dev/null 2>&1; do
     sleep 2
   done
-  exec ray start --address="$address" --block "${options[@]}"
+  ray start --address="$address" --block "${options[@]}" &
+  ray=$!
+  missed=0
+  while kill -0 "$ray" 2>/dev/null && [ "$missed" -lt 3 ]; do
+    sleep 2
+    timeout 5 bash -c "<>/dev/tcp/$head/$port" 2>/dev/null && missed=0 || missed=$((missed + 1))
+  done
+  [ "$missed" -ge 3 ] || wait "$ray" # not the head: it is this machine's Ray that has ended
+  end_ray
+  exit 0
 fi
 
 ray start --head --block --node-ip-address="$head" --port="$port" --dashboard-host=127.0.0.1 "${options[@]}" &
 ray=$!
-trap 'kill -TERM "$ray" 2>/dev/null && wait "$ray" || true' EXIT # with the command ends the cluster
+trap end_ray EXIT # with the command ends the cluster
 
 until ray health-check --address "$address" >/dev/null 2>&1; do
   kill -0 "$ray" # or it has failed, and said why
