@@ -45,7 +45,7 @@ SMALLER = {
 
 STEPS = 12
 SMALL = (
-    *("compute.device=cpu", "compute.workers=[1, 2]", "compute.cpus_per_worker=0.5"),
+    *("compute.device=cpu", "compute.workers=[1, 2]", "compute.cpus_per_worker=0.5", "compute.standby=false"),
     *("training.tokens=null", f"training.steps={STEPS}", "training.global_batch=8"),
     *("sequences.length=64", "sequences.window=100K", "training.evaluation.sequences=8"),
 )

@@ -125,7 +125,7 @@ def test_a_host_whose_cable_is_cut_comes_back_and_the_run_is_exact(
     head, other = pair
     folder = tmp_path / "run"
     account(how="the cable of 1 of 2 hosts is cut", exact=False)
-    process = start(head, recipe, folder, "compute.max_failures=3")
+    process = start(head, recipe, folder)
     wait_for_step(process, folder, 45)
     assert other.trains()
     cut, done = time.monotonic(), last_step(folder)
