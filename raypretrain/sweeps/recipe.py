@@ -88,7 +88,7 @@ class SweepRecipe(PretrainRecipe):
         twice = sorted(axes.keys() & space.keys())
         if twice:
             raise ValueError(f"'{twice[0]}' has values at its key and in search.space; take one of them out")
-        every = axes | space
+        every = {key: _with_numbers(axis) for key, axis in (axes | space).items()}
         for key, axis in every.items():
             put(plain, key, next(iter(values_of(axis)), None))
         return plain | {"search": search | {"space": every}}
@@ -121,6 +121,22 @@ def axes_in(values: Any, before: str = "") -> Iterator[tuple[str, dict[str, Any]
             yield key, value
         elif isinstance(value, dict | list):
             yield from axes_in(value, f"{key}.")
+
+
+def _with_numbers(axis: Any) -> Any:
+    """YAML takes ``3e-3`` for a text."""
+    if not isinstance(axis, dict):
+        return axis
+    return {
+        kind: [*map(_number, given)] if isinstance(given, list) else given for kind, given in axis.items()
+    }
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def values_of(axis: Any) -> list[Any]:

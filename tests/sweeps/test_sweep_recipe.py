@@ -55,6 +55,14 @@ def test_what_is_saved_is_read_again_as_the_same(load, tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "saved.yaml", SweepRecipe) == recipe
 
 
+def test_values_are_numbers_where_yaml_sees_a_text(load) -> None:
+    assert load("training.learning_rate={choice: [1e-3, 5e-3]}").search.space[RATE].choice == [0.001, 0.005]
+    assert load("training.optimizer={choice: [adamw, muon]}").search.drawn["training.optimizer"].choice == [
+        "adamw",
+        "muon",
+    ]
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -45,15 +45,44 @@ def without_seconds(result: SweepResult) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sweep")
+
+
+@pytest.fixture(scope="module")
+def interrupted(cluster: str, corpus: Path, folder: Path) -> SweepResult:
+    """Ctrl-C in the middle of the second trial."""
+    pressed: list[str] = []
+
+    def press(event: dict[str, Any]) -> None:
+        if event.get("event") == "step" and event["trial"].startswith("001") and not pressed:
+            pressed.append(event["trial"])
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return search(folder, corpus, tell=press)
+
+
+@pytest.fixture(scope="module")
 def events() -> list[dict[str, Any]]:
     return []
 
 
 @pytest.fixture(scope="module")
-def found(
-    cluster: str, corpus: Path, tmp_path_factory: pytest.TempPathFactory, events: list[dict[str, Any]]
-) -> SweepResult:
-    return search(tmp_path_factory.mktemp("sweep"), corpus, tell=events.append)
+def found(interrupted: SweepResult, corpus: Path, folder: Path, events: list[dict[str, Any]]) -> SweepResult:
+    """The same command again."""
+    return search(folder, corpus, tell=events.append)
+
+
+def test_an_interrupted_search_has_its_table_and_goes_on_in_mid_trial(
+    interrupted: SweepResult, found: SweepResult, events: list[dict[str, Any]]
+) -> None:
+    assert (interrupted.signal, interrupted.outcome) == (signal.SIGINT, None)
+    assert [row["status"] for row in interrupted.rows] == ["finished", "missing"]
+    assert found.rows[0] == interrupted.rows[0]
+    steps = [event["step"] for event in events if event.get("event") == "step"]
+    ended = [event["trial"] for event in events if event.get("event") == "trial"]
+    assert steps
+    assert ended == [row["trial"] for row in found.rows[1:]]
 
 
 def test_the_poor_one_ends_early_and_the_best_wins(found: SweepResult) -> None:
@@ -90,41 +119,31 @@ def test_the_best_goes_on_from_where_its_rate_would_fall(found: SweepResult) -> 
     assert [row["loss"] for row in trial[:15]] == [row["loss"] for row in metrics(found.run)[:15]]
 
 
-def test_the_same_command_again_runs_nothing(
-    found: SweepResult, corpus: Path, events: list[dict[str, Any]]
-) -> None:
+def test_the_same_command_again_runs_nothing(found: SweepResult, corpus: Path, folder: Path) -> None:
     again: list[dict[str, Any]] = []
-    same = search(found.run.parents[1], corpus, tell=again.append)
+    same = search(folder, corpus, tell=again.append)
     assert not [event for event in again if event.get("event") in ("step", "trial")]
     assert same.rows == found.rows
-    assert [event for event in events if event.get("event") == "step"]
 
 
-def test_what_an_interrupted_search_lacks_is_run_and_nothing_else(found: SweepResult, corpus: Path) -> None:
-    folder = found.run.parent / "trials" / found.rows[1]["trial"]
-    assert RunFolder(folder).read_result()
-    (folder / "ended.json").unlink()  # as if it had been killed before it wrote that down
+def test_a_trial_that_was_not_written_down_is_not_run_again(
+    found: SweepResult, corpus: Path, folder: Path
+) -> None:
+    trial = found.run.parent / "trials" / found.rows[1]["trial"]
+    assert RunFolder(trial).read_result()
+    (trial / "ended.json").unlink()  # as if the search had been killed before it wrote that down
     again: list[dict[str, Any]] = []
-    same = search(found.run.parents[1], corpus, tell=again.append)
+    same = search(folder, corpus, tell=again.append)
+    assert not [event for event in again if event.get("event") == "step"]
     assert {event["trial"] for event in again if event.get("event") == "trial"} == {found.rows[1]["trial"]}
     assert without_seconds(same) == without_seconds(found)
 
 
-def test_one_that_was_interrupted_in_mid_trial_comes_to_the_same(
+@pytest.mark.long
+def test_one_that_nobody_interrupted_comes_to_the_same(
     found: SweepResult, corpus: Path, tmp_path: Path
 ) -> None:
-    pressed: list[str] = []
-
-    def press(event: dict[str, Any]) -> None:
-        if event.get("event") == "step" and event["trial"].startswith("001") and not pressed:
-            pressed.append(event["trial"])
-            os.kill(os.getpid(), signal.SIGINT)
-
-    broken = search(tmp_path, corpus, tell=press)
-    assert (broken.signal, broken.outcome) == (signal.SIGINT, None)
-    assert [row["status"] for row in broken.rows] == ["finished", "missing"]
     whole = search(tmp_path, corpus)
-    assert whole.outcome
     assert without_seconds(whole) == without_seconds(found)
     logs = [metrics(result.run) for result in (whole, found)]
     assert [row["loss"] for row in logs[0]] == [row["loss"] for row in logs[1]]
