@@ -59,7 +59,7 @@ def run(of: dict[str, Any]) -> dict[str, float]:
                 command,
                 env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.DEVNULL,
-                stderr=None,
+                stderr=subprocess.DEVNULL,
             )
             for rank in range(of["workers"])
         ]
