@@ -26,6 +26,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "jobs" / "README.md", *sorted((ROOT / "d
 RECIPES = {"Pretraining": PretrainRecipe, "Fine-tuning": FinetuneRecipe}
 SCHEMAS = {
     "pretrain": PretrainRecipe,
+    "plan": PretrainRecipe,
     "inspect": PretrainRecipe,
     "tokenize": PretrainRecipe,
     "finetune": FinetuneRecipe,
