@@ -76,6 +76,12 @@ def test_more_gpus_fail_more_often() -> None:
     assert many.interval < few.interval
 
 
+def test_a_short_run_that_never_saves_is_not_taken_to_lose_more_than_itself() -> None:
+    rhythm = Rhythm(steps=100, evaluate_every=10**9, checkpoint_every=10**9, evaluation_share=0.0)
+    found = whole_run(1.0, rhythm, 8, 1, 1e9)
+    assert found.seconds == pytest.approx(100, rel=0.01)
+
+
 def test_the_command_answers_without_corpus_ray_or_torch(command: Command) -> None:
     found = answer(command, "--gpu", "cpu")
     assert found["model"]["parameters"] == 4_672_320
