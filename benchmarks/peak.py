@@ -41,17 +41,17 @@ def matmul_peak(device: str, dtype: torch.dtype, quick: bool = False) -> float:
     instructions for bf16 multiplies in it a hundred times slower than in fp32, which is no limit to anybody.
     """
     if device != "cpu":
-        return max(_fastest(size, device, dtype, 10) for size in (4096, 8192, 16384)[: 1 if quick else None])
+        return max(fastest(size, device, dtype, 10) for size in (4096, 8192, 16384)[: 1 if quick else None])
     sizes = (1024, 2048)[: 1 if quick else None]
-    peak = max(_fastest(size, device, torch.float32, 5) for size in sizes)
-    if dtype != torch.float32 and _fastest(256, device, dtype, 5) > 0.5 * _fastest(
+    peak = max(fastest(size, device, torch.float32, 5) for size in sizes)
+    if dtype != torch.float32 and fastest(256, device, dtype, 5) > 0.5 * fastest(
         256, device, torch.float32, 5
     ):
-        peak = max(peak, *(_fastest(size, device, dtype, 5) for size in sizes))
+        peak = max(peak, *(fastest(size, device, dtype, 5) for size in sizes))
     return peak
 
 
-def _fastest(size: int, device: str, dtype: torch.dtype, repeats: int) -> float:
+def fastest(size: int, device: str, dtype: torch.dtype, repeats: int) -> float:
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for multiply in (torch.matmul, product):

@@ -7,13 +7,31 @@ other half, of other sizes. A worker is a process with one thread; two exchange 
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+import numpy as np
+import torch
+from peak import fastest
+from report import Row, parser, report, say_load, show
+from scipy.optimize import least_squares
+
+from raypretrain.models.config import ModelConfig
+from raypretrain.planning.calibration import CALIBRATIONS, Calibration
+from raypretrain.planning.hardware import GPUS, Gpu
+from raypretrain.planning.layout import Layout
+from raypretrain.planning.memory import memory
+from raypretrain.planning.network import Network
+from raypretrain.planning.time import step
+from raypretrain.training.planned import network_of
 
 WORKER = Path(__file__).with_name("planning_worker.py")
 SECONDS = 300
@@ -59,7 +77,7 @@ def run(of: dict[str, Any]) -> dict[str, float]:
                 command,
                 env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.DEVNULL,
-                stderr=None,
+                stderr=subprocess.DEVNULL,
             )
             for rank in range(of["workers"])
         ]
@@ -74,10 +92,126 @@ def run(of: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-if __name__ == "__main__":
-    out = Path(sys.argv[1])
+def layout_of(of: dict[str, Any], network: Network) -> Layout:
+    """Of a run."""
+    return Layout(
+        workers=of["workers"],
+        zero=of["zero"],
+        micro_batch=of["micro_batch"],
+        length=of["length"],
+        precision=of["precision"],
+        checkpointing=of["checkpointing"],
+        predicted=1 / 3 if network.masked else 1.0,
+        blockwise=True,
+    )
+
+
+def network_of_run(of: dict[str, Any]) -> Network:
+    """Of its preset."""
+    return network_of(ModelConfig(preset=of["preset"]).shape(of["vocabulary"], of["length"]))
+
+
+def seconds_of(of: dict[str, Any], core: Gpu, calibration: Calibration) -> float:
+    """Of a step, as predicted."""
+    network = network_of_run(of)
+    return step(network, layout_of(of, network), core, calibration).seconds
+
+
+def bytes_of(of: dict[str, Any]) -> float:
+    """At most, as predicted."""
+    network = network_of_run(of)
+    return memory(network, layout_of(of, network))["total"]
+
+
+def fit_core(runs: list[dict[str, Any]], core: Gpu) -> Calibration:
+    """The efficiencies of a core in one precision, and of gloo, by least squares of the logarithms."""
+    first = np.log([0.7, 0.5, 1e-3, 0.1])
+
+    def calibration(logs: np.ndarray) -> Calibration:
+        products, entries, launch, link = np.exp(logs)
+        return replace(
+            CALIBRATIONS["cpu"],
+            products=products,
+            attention=0.9 * products,
+            memory=entries,
+            launch=launch,
+            link=link,
+        )
+
+    def off(logs: np.ndarray) -> np.ndarray:
+        now = calibration(logs)
+        errors = [math.log(seconds_of(run, core, now) / run["seconds"]) for run in runs]
+        return np.concatenate([errors, 0.05 * (logs - first)])
+
+    return calibration(least_squares(off, first, loss="soft_l1", f_scale=0.1).x)
+
+
+def compare(known: list[dict[str, Any]], unknown: list[dict[str, Any]], core: Gpu) -> list[Row]:
+    """Print predicted against measured of the runs that nothing was fitted to."""
+    by = {
+        kind: fit_core([run for run in known if run["precision"] == kind], core) for kind in ("fp32", "bf16")
+    }
+    lines: list[list[object]] = []
+    space, time = [], []
+    for of in unknown:
+        size, seconds = bytes_of(of), seconds_of(of, core, by[of["precision"]])
+        space.append(size / of["bytes"] - 1)
+        time.append(seconds / of["seconds"] - 1)
+        lines.append(
+            [of["preset"], of["zero"], of["precision"], of["workers"], of["checkpointing"], of["bytes"] / 1e6,
+             size / 1e6, f"{space[-1]:+.1%}", of["seconds"], seconds, f"{time[-1]:+.1%}"]
+        )  # fmt: skip
+    columns = [
+        "preset",
+        "ZeRO",
+        "",
+        "workers",
+        "checkpointing",
+        "MB",
+        "predicted",
+        "",
+        "s a step",
+        "predicted",
+        "",
+    ]
+    show("runs on this machine; nothing of them was fitted", columns, lines)
+    return [
+        Row("worst error of peak memory", 100 * max(map(abs, space)), 10.0, 1.0, less=True),
+        Row("median error of peak memory", 100 * median(map(abs, space)), 10.0, 1.0, less=True),
+        Row("worst error of a step's time", 100 * max(map(abs, time)), 15.0, 1.0, less=True),
+        Row("median error of a step's time", 100 * median(map(abs, time)), 15.0, 1.0, less=True),
+    ]
+
+
+def main() -> None:
+    """Run it."""
+    made = parser(__doc__ or "")
+    made.add_argument(
+        "--runs", type=Path, metavar="FILE", help="keep what was measured there, and go on from it"
+    )
+    options = made.parse_args()
+    done = (
+        [json.loads(line) for line in options.runs.open()] if options.runs and options.runs.is_file() else []
+    )
+    torch.set_num_threads(1)
+    say_load()
+    found = []
     for of in KNOWN + UNKNOWN:
-        found = run(of)
-        with out.open("a") as file:
-            file.write(json.dumps(of | found) + "\n")
-        print(of["preset"], of["zero"], of["precision"], of["workers"], found, flush=True)
+        kept = next((run for run in done if of.items() <= run.items()), None)
+        found.append(kept or of | run(of))
+        if options.runs and not kept:
+            with options.runs.open("a") as file:
+                file.write(json.dumps(found[-1]) + "\n")
+    fp32, bf16 = (
+        max(fastest(size, "cpu", kind, 5) for size in (1024, 2048))
+        for kind in (torch.float32, torch.bfloat16)
+    )
+    print(f"fastest products of a thread: {fp32 / 1e9:.0f} GFLOP/s in fp32, {bf16 / 1e9:.0f} in bf16")
+    core = replace(GPUS["cpu"], flops=bf16, flops_fp32=fp32)
+    rows = compare(found[: len(KNOWN)], found[len(KNOWN) :], core)
+    say_load()
+    report("the planner on this machine", "%", rows, options.json)
+
+
+if __name__ == "__main__":
+    main()

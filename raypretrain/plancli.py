@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from raypretrain.cliparts import AsJson, Overrides, Recipe, show
+
+if TYPE_CHECKING:
+    from raypretrain.planning.hardware import Gpu
+    from raypretrain.planning.money import Prices
 
 
 def plan(
@@ -55,26 +59,19 @@ def plan(
       raypretrain plan jobs/pretrain-small.yaml --set model.preset=llama-1b --budget 10000 --deadline 5d
       raypretrain plan jobs/pretrain-small.yaml --set model.preset=llama-100m --fit 'runs/small-*'
     """
-    from raypretrain.config import load_recipe
     from raypretrain.planning.choice import parse_duration
     from raypretrain.planning.hardware import find_gpu, with_network
     from raypretrain.planning.money import Prices
     from raypretrain.planview import print_plan
-    from raypretrain.training.forecast import Limits, forecast
-    from raypretrain.training.recipe import PretrainRecipe
 
-    chosen = with_network(find_gpu(gpu), network)
-    loaded = load_recipe(recipe, PretrainRecipe, overrides or [])
-    probed = None
-    if probe:
-        from raypretrain.console import PretrainView
-        from raypretrain.training.probe import probe as measure
-
-        with PretrainView() as view:
-            probed = measure(loaded, view.watch)
-    limits = Limits(budget=budget, deadline=parse_duration(deadline)) if deadline else Limits(budget=budget)
-    prices = Prices.given(price, kwh, spot)
-    found = forecast(loaded, chosen, gpus, prices, limits if budget is not None or deadline else None, probed)
+    chosen, prices = with_network(find_gpu(gpu), network), Prices.given(price, kwh, spot)
+    seconds = parse_duration(deadline) if deadline else None
+    if _is_finetuning(recipe):
+        if probe or fit or budget is not None or deadline:
+            raise typer.BadParameter("--probe, --fit, --budget and --deadline are for recipes of pretraining")
+        found = _of_finetuning(recipe, overrides, chosen, gpus, prices)
+    else:
+        found = _of_pretraining(recipe, overrides, chosen, gpus, prices, (budget, seconds), probe)
     if fit:
         from raypretrain.training.smallruns import predicted_loss
 
@@ -84,3 +81,48 @@ def plan(
 
         write_page({"recipe": str(recipe), **found}, html)
     show({"recipe": str(recipe), **found}, as_json, print_plan)
+
+
+def _is_finetuning(recipe: Path) -> bool:
+    """Whether the file names a base and tasks; what is wrong with it, whoever reads it says."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(values, dict) and "tasks" in values
+
+
+def _of_finetuning(
+    recipe: Path, overrides: list[str] | None, gpu: Gpu, number: int | None, prices: Prices
+) -> dict[str, Any]:
+    from raypretrain.config import load_recipe
+    from raypretrain.finetuning.forecast import forecast
+    from raypretrain.finetuning.recipe import FinetuneRecipe
+
+    return forecast(load_recipe(recipe, FinetuneRecipe, overrides or []), gpu, number, prices)
+
+
+def _of_pretraining(
+    recipe: Path,
+    overrides: list[str] | None,
+    gpu: Gpu,
+    number: int | None,
+    prices: Prices,
+    within: tuple[float | None, float | None],
+    probe: bool,
+) -> dict[str, Any]:
+    from raypretrain.config import load_recipe
+    from raypretrain.training.forecast import Limits, forecast
+    from raypretrain.training.recipe import PretrainRecipe
+
+    loaded, probed = load_recipe(recipe, PretrainRecipe, overrides or []), None
+    if probe:
+        from raypretrain.console import PretrainView
+        from raypretrain.training.probe import probe as measure
+
+        with PretrainView() as view:
+            probed = measure(loaded, view.watch)
+    limits = Limits(*within) if within != (None, None) else None
+    return forecast(loaded, gpu, number, prices, limits, probed)

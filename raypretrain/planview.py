@@ -108,6 +108,8 @@ def probe_lines(probe: dict[str, Any] | None) -> list[str]:
 def law_lines(found: dict[str, Any]) -> list[str]:
     """What else the same operations could buy."""
     law, data = found["law"], found["data"]
+    if law is None:  # of fine-tuning
+        return []
     lines = [
         f"as many operations are best spent on {law['optimal_parameters']:,.3g} parameters and "
         f"{law['optimal_tokens']:,.3g} tokens ({law['source']}); the recipe has "

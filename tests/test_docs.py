@@ -27,6 +27,7 @@ DOCUMENTS = [ROOT / "README.md", *(ROOT / name / "README.md" for name in ("jobs"
 RECIPES = {"Pretraining": PretrainRecipe, "Fine-tuning": FinetuneRecipe}
 SCHEMAS = {
     "pretrain": PretrainRecipe,
+    "plan": PretrainRecipe,
     "inspect": PretrainRecipe,
     "tokenize": PretrainRecipe,
     "doctor": PretrainRecipe,

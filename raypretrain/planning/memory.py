@@ -20,6 +20,10 @@ KEPT = 0.94
 """Share of the counted activations that are alive at the peak, when allocators are full. Fitted by
 benchmarks/planning.py: the most for which none of the micro-batches of llm-foundry's table that ran is refused."""
 
+HOLES = 0.55
+"""Of activations and logits on a CPU: what glibc's malloc does not give back or cannot use again. Of benchmarks/
+planning_runs.py; with MALLOC_TRIM_THRESHOLD_=0 it is a tenth. On GPUs it is in KEPT."""
+
 WHOLE_LOGITS = 6
 """Bytes of a logit where all exist at once: in 16 bits, and in fp32 for the loss."""
 
@@ -63,7 +67,9 @@ def kept_by_layer(network: Network, layout: Layout) -> float:
     inner = (
         4 if n.gated else 2
     ) * n.feed_forward  # before and after the activation; of a gate both factors, too
-    everything = 4.0 * n.width + attention + inner + _probabilities(network, layout)
+    everything = 4.0 * n.width + attention + inner
+    if layout.blockwise:
+        everything += _probabilities(network, layout) + _normalised(network, layout)
     if layout.checkpointing == "full":
         return n.width
     if layout.checkpointing == "selective":
@@ -73,10 +79,17 @@ def kept_by_layer(network: Network, layout: Layout) -> float:
 
 def _probabilities(network: Network, layout: Layout) -> float:
     """What attention by blocks keeps of a token: a row of each head."""
-    if not layout.blockwise or layout.length > 1024:  # models/blockwise.py, LONGEST_BLOCKWISE
+    if layout.length > 1024:  # models/blockwise.py, LONGEST_BLOCKWISE
         return 0.0
     seen = layout.length if network.masked else (layout.length + min(128, layout.length)) / 2
     return network.heads * seen
+
+
+def _normalised(network: Network, layout: Layout) -> float:
+    """What RMSNorm keeps of a token on a CPU, where it is several operations: the quotient, and both in fp32."""
+    if network.biases or network.masked:  # they have LayerNorm
+        return 0.0
+    return network.width * (2.0 if layout.unit == 4 else 6.0)
 
 
 def activations(network: Network, layout: Layout) -> float:
@@ -84,7 +97,7 @@ def activations(network: Network, layout: Layout) -> float:
     entries = network.layers * kept_by_layer(network, layout)
     if layout.checkpointing != "none":  # the layer that is being computed again
         entries += kept_by_layer(network, replace(layout, checkpointing="none"))
-    return KEPT * layout.tokens * entries * layout.unit
+    return (1.0 if layout.blockwise else KEPT) * layout.tokens * entries * layout.unit
 
 
 def logits(network: Network, layout: Layout) -> float:
@@ -117,10 +130,12 @@ def memory(network: Network, layout: Layout) -> dict[str, float]:
     parts = states(number_of_parameters(network), layout)
     host = parts.pop("host")
     on_cpu = layout.blockwise
+    kept, head = activations(network, layout), logits(network, layout)
     parts |= {
-        "activations": activations(network, layout),
-        "logits": logits(network, layout),
+        "activations": kept,
+        "logits": head,
         "buffers": buffers(network, layout, on_cpu),
+        "fragmentation": HOLES * (kept + head) if on_cpu else 0.0,
         "context": 0.0 if on_cpu else CONTEXT,
     }
     return parts | {"total": sum(parts.values()), "host": host}

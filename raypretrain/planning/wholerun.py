@@ -104,6 +104,7 @@ def whole_run(
         interval = rhythm.checkpoint_every * step_seconds
     else:
         interval = max(best_interval(cost, between), written, step_seconds)
+    interval = min(interval, training)  # the end is saved in any case
     kept = goodput(cost, interval, between, RESTART)
     saves = training / interval * cost
     all_of_it = (training + evaluation) / kept if kept else math.inf

@@ -37,7 +37,7 @@ class Forecast:
     assumed: list[str]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Limits:
     """What a run may cost, in dollars, and take, in seconds; None leaves it open."""
 

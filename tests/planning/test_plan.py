@@ -76,6 +76,12 @@ def test_more_gpus_fail_more_often() -> None:
     assert many.interval < few.interval
 
 
+def test_a_short_run_that_never_saves_is_not_taken_to_lose_more_than_itself() -> None:
+    rhythm = Rhythm(steps=100, evaluate_every=10**9, checkpoint_every=10**9, evaluation_share=0.0)
+    found = whole_run(1.0, rhythm, 8, 1, 1e9)
+    assert found.seconds == pytest.approx(100, rel=0.01)
+
+
 def test_the_command_answers_without_corpus_ray_or_torch(command: Command) -> None:
     found = answer(command, "--gpu", "cpu")
     assert found["model"]["parameters"] == 4_672_320
@@ -127,3 +133,55 @@ def test_a_corpus_with_too_few_tokens_is_repeated_and_said_so(command: Command, 
 )
 def test_bad_input_is_one_line(command: Command, arguments: tuple[str, ...], said: str) -> None:
     assert command.fails("plan", SMALL, *arguments).startswith(said)
+
+
+PRETRAINING = sorted(path.name for path in JOBS.glob("pretrain-*.yaml"))
+FINETUNING = sorted([path.name for path in JOBS.glob("finetune-*.yaml")] + ["search-sentiment.yaml"])
+
+
+@pytest.mark.parametrize("job", PRETRAINING)
+def test_it_answers_for_every_job_of_pretraining(command: Command, job: str) -> None:
+    status, out, error = command.run("plan", JOBS / job, "--json")
+    assert status == 0, error
+    assert json.loads(out)["run"]["gpu_hours"] > 0
+
+
+@pytest.fixture
+def small_base(tmp_path: Path) -> Path:
+    from raypretrain.models.config import PRESETS
+
+    shape = replace(PRESETS["llama-3m"], vocabulary=8192, max_length=512)
+    (tmp_path / "config.json").write_text(json.dumps(shape.to_huggingface_config()))
+    return tmp_path
+
+
+@pytest.mark.parametrize("job", FINETUNING)
+def test_it_answers_for_every_job_of_fine_tuning(command: Command, job: str, small_base: Path) -> None:
+    status, out, error = command.run(
+        "plan", JOBS / job, "--gpu", "cpu", "--set", f"base.path={small_base}", "--json"
+    )
+    assert status == 0, error
+    found = json.loads(out)
+    assert found["run"]["gpu_hours"] > 0
+    assert command.run("plan", JOBS / job, "--gpu", "cpu", "--set", f"base.path={small_base}")[0] == 0
+
+
+def test_more_trials_and_epochs_take_longer_and_a_head_takes_one_pass(
+    command: Command, small_base: Path
+) -> None:
+    def hours(*settings: str) -> float:
+        base = f"base.path={small_base}"
+        given = [part for setting in (base, "tasks.0.examples=500", *settings) for part in ("--set", setting)]
+        _, out, _ = command.run("plan", JOBS / "finetune-sentiment.yaml", "--gpu", "cpu", "--json", *given)
+        return float(json.loads(out)["run"]["gpu_hours"])
+
+    full = hours("adapt.way=full", "adapt.epochs=3")
+    assert hours("adapt.way=full", "adapt.epochs=6") == pytest.approx(2 * full, rel=0.05)
+    assert hours("adapt.way=head", "adapt.epochs=3") == pytest.approx(full / 9, rel=0.05)
+
+
+def test_a_base_that_is_not_there_is_one_line(command: Command) -> None:
+    said = command.fails("plan", JOBS / "finetune-spam.yaml")
+    assert said.endswith("pretrain it first, or name another by --set base.path=FOLDER")
+    said = command.fails("plan", JOBS / "finetune-spam.yaml", "--budget", "10")
+    assert "are for recipes of pretraining" in said
