@@ -23,7 +23,11 @@ from raypretrain.sweeps.recipe import SweepRecipe, is_pretraining
 from raypretrain.training.recipe import PretrainRecipe
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *(ROOT / name / "README.md" for name in ("jobs", "cluster")), *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *(ROOT / name / "README.md" for name in ("jobs", "cluster")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 RECIPES = {"Pretraining": PretrainRecipe, "Fine-tuning": FinetuneRecipe}
 SCHEMAS = {
     "pretrain": PretrainRecipe,
