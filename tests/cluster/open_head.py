@@ -34,7 +34,10 @@ def main(recipe: str) -> None:
     """Submit to it, also with --insecure, and print what came of it."""
     for command in ("ip link set lo up", f"ip addr add {ADDRESS}/32 dev lo"):
         subprocess.run(command.split(), check=True)
-    with head(token=False) as found, socket.create_server((ADDRESS, 0)) as server:
+    with (
+        head(token=False, RAY_NODE_TYPE_NAME="head-type") as found,
+        socket.create_server((ADDRESS, 0)) as server,
+    ):
         port = urlsplit(found.address).port
         assert port
         threading.Thread(target=_relay, args=[server, port], daemon=True).start()
@@ -45,6 +48,9 @@ def main(recipe: str) -> None:
         print("insecure:", status, out.splitlines()[0])
         status, out, _ = client.run("submit", recipe, "--dry-run")
         print("loopback:", status, out.splitlines()[0])
+        gpus = "compute={device: cuda, workers: 2}"
+        status, out, _ = client.run("submit", recipe, "--dry-run", "--set", gpus)
+        print("of a node type:", status, out.splitlines()[0])
 
 
 if __name__ == "__main__":

@@ -29,8 +29,10 @@ def test_a_cluster_without_a_token_is_refused_unless_told_or_on_loopback(
         timeout=150,
     )
     assert done.returncode == 0, done.stderr
-    refused, insecure, loopback = done.stdout.splitlines()
+    refused, insecure, loopback, grows = done.stdout.splitlines()
     assert refused.startswith("refused: http://192.0.2.7:")
     assert "asks for no token: whoever reaches it can run anything there" in refused
     assert insecure.startswith("insecure: 0 tiny-1: would be submitted to http://192.0.2.7:")
     assert loopback.startswith("loopback: 0 tiny-1: would be submitted to http://127.0.0.1:")
+    # Its nodes are of node types: those with GPUs may come.
+    assert grows.startswith("of a node type: 0 tiny-1: would be submitted")
