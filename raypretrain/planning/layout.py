@@ -21,7 +21,7 @@ class Layout:
         precision: of weights and activations: ``bf16`` (the optimizer's state stays fp32), ``fp8`` (of the products
             alone, otherwise as bf16) or ``fp32``.
         checkpointing: which activations are computed again in the backward pass.
-        offload: the optimizer works in the node's memory.
+        offload: the optimizer works in the node's memory, with ``nvme`` its moments lie on the node's disk.
         sequence_workers: so many neighbouring workers share each sequence.
         predicted: share of the positions that have a target.
         chunked: the logits exist in chunks (``models/loss.py``), not all at once.
@@ -35,7 +35,7 @@ class Layout:
     accumulation: int = 1
     precision: Literal["bf16", "fp8", "fp32"] = "bf16"
     checkpointing: Checkpointing = "none"
-    offload: bool = False
+    offload: Literal["none", "cpu", "nvme"] = "none"
     sequence_workers: int = 1
     predicted: float = 1.0
     chunked: bool = True

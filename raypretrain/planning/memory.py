@@ -55,8 +55,8 @@ def states(parameters: int, layout: Layout, accumulated: int | None = None) -> d
     return {
         "weights": parameters * unit / (shards if zero >= 3 else 1),
         "gradients": parameters * (accumulated or unit) / (shards if zero >= 2 else 1),
-        "optimizer": 0.0 if layout.offload else owned,
-        "host": owned if layout.offload else 0.0,
+        "optimizer": owned if layout.offload == "none" else 0.0,
+        "host": {"none": 0.0, "cpu": owned, "nvme": owned - 8.0 * owned / optimizer}[layout.offload],
     }
 
 
@@ -173,12 +173,12 @@ def remedies(layout: Layout) -> Iterator[tuple[str, Layout]]:
         yield "compute.gradient_checkpointing: selective, zero: 2", replace(wide, checkpointing="selective")
     deep = replace(one, zero=3, checkpointing="full")
     yield "compute.gradient_checkpointing: full, zero: 3", deep
-    yield "compute.offload: cpu, gradient_checkpointing: full, zero: 3", replace(deep, offload=True)
+    yield "compute.offload: cpu, gradient_checkpointing: full, zero: 3", replace(deep, offload="cpu")
     for together in (2, 4, 8):
         if layout.workers % together == 0:
             yield (
                 f"compute.sequence_workers: {together}, offload: cpu, gradient_checkpointing: full, zero: 3",
-                replace(deep, offload=True, sequence_workers=together),
+                replace(deep, offload="cpu", sequence_workers=together),
             )
 
 

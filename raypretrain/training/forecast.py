@@ -105,6 +105,10 @@ def job_of(recipe: PretrainRecipe, gpu: Gpu) -> Forecast:
     length = run_length(recipe, shape.parameters)
     if not recipe.training.tokens and not recipe.training.steps:
         assumed.append("the recipe says no length: 20 tokens a parameter")
+    if recipe.sequences.boundaries:
+        assumed.append(
+            "attention is counted over whole sequences: documents that do not see each other take less"
+        )
     size = _bytes_of_corpus(recipe, assumed)
     layout = layout_of(recipe, on_cpu=gpu.efficiency == "cpu")
     return Forecast(

@@ -44,7 +44,7 @@ def layout_of(recipe: PretrainRecipe, *, on_cpu: bool) -> Layout:
         length=recipe.sequences.length,
         precision=compute.precision or ("fp32" if on_cpu else "bf16"),
         checkpointing=compute.gradient_checkpointing,
-        offload=compute.offload != "none",
+        offload=compute.offload,
         sequence_workers=compute.sequence_workers,
         predicted=recipe.training.mask.rate if recipe.objective == "masked" else 1.0,
         blockwise=on_cpu,

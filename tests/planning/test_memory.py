@@ -48,7 +48,7 @@ def test_2783_million_parameters_under_zero_3_take_what_deepspeeds_page_says() -
     one = replace(LAYOUT, zero=3, workers=1)
     gathered = 4 * largest
     assert (held(number, one, accumulated=4) + gathered) / GIB == pytest.approx(46.91, abs=0.05)
-    offloaded = replace(one, offload=True)
+    offloaded = replace(one, offload="cpu")
     # The page has the gradients on the CPU too: weights alone stay, and 16 bytes a parameter go, half as much again.
     on_gpu = states(number, offloaded)["weights"] + gathered
     on_cpu = 1.5 * (states(number, offloaded)["host"] + 4 * number)
@@ -63,6 +63,10 @@ def test_states_are_deepspeeds_own_estimate(gpus: int) -> None:
     assert held(number, replace(LAYOUT, zero=3, workers=gpus), accumulated=4) == pytest.approx(
         theirs, rel=1e-6
     )
+
+
+def test_on_nvme_the_node_keeps_the_master_copy_alone() -> None:
+    assert states(1000, replace(LAYOUT, workers=1, offload="nvme"))["host"] == pytest.approx(4000)
 
 
 def test_each_zero_stage_shards_one_part_more() -> None:
