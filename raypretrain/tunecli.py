@@ -39,7 +39,7 @@ def search(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False)
     \b
     Examples:
       raypretrain search jobs/search-sentiment.yaml --set base.path=runs/pretrain-small/model
-      raypretrain search jobs/pretrain-search.yaml
+      raypretrain search jobs/search-pretraining.yaml
     """
     from raypretrain.sweeps.recipe import is_pretraining
 

@@ -105,7 +105,7 @@ def test_every_recipe_is_in_the_table_and_the_table_names_no_other() -> None:
 @pytest.mark.parametrize("job", sorted(JOBS.glob("*.yaml")), ids=named)
 def test_every_recipe_begins_with_what_on_what_and_how_long(job: Path) -> None:
     said = " ".join(about(job))
-    assert re.search(r"two cores|GPU", said)
+    assert re.search(r"[Tt]wo cores|GPU", said)
     assert re.search(r"in\s+minutes|hour", said)
 
 
@@ -119,7 +119,7 @@ def test_a_dry_run_resolves_it_on_a_machine_without_its_gpus(job: Path, override
     if isinstance(workers, tuple) and not local_resources()["GPU"]:
         assert resolved["assumed"]["GPU"] == resolved["compute"]["workers"] == workers[0]
         assert resolved["compute"]["precision"] == "bf16"
-        assert resolved["memory_per_worker"]["total"] < 0.6 * MEMORY  # the reckoning leaves much out
+        assert resolved["memory_per_worker"]["total"] < 0.8 * MEMORY  # with room for what is not reckoned
     assert not Path(resolved["run"]).exists()
     assert command.run("pretrain", job, *given, "--dry-run")[0] == 0
 

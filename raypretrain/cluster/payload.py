@@ -13,6 +13,7 @@ from pydantic import BeforeValidator
 
 from raypretrain.config import Config, load_recipe, resolve_path, to_yaml
 from raypretrain.finetuning.recipe import FinetuneRecipe
+from raypretrain.sweeps.recipe import SweepRecipe
 from raypretrain.training.recipe import PretrainRecipe
 
 STOP_SECONDS = 600
@@ -31,7 +32,8 @@ class Payload:
 
     Args:
         recipe: checked, with its overrides.
-        command: ``pretrain``, or ``search`` for tasks: on a cluster its trials go where there is room.
+        command: ``pretrain``, or ``search`` for tasks, whose trials go where there is room, and for searches of
+            pretraining.
     """
 
     recipe: PretrainRecipe | FinetuneRecipe
@@ -88,6 +90,8 @@ def pack(path: Path, overrides: Iterable[str] = ()) -> Payload:
         values = None  # what follows says why
     if isinstance(values, dict) and "tasks" in values:
         return Payload(load_recipe(path, FinetuneRecipe, overrides), "search")
+    if isinstance(values, dict) and "search" in values:
+        return Payload(load_recipe(path, SweepRecipe, overrides), "search")
     return Payload(load_recipe(path, PretrainRecipe, overrides), "pretrain")
 
 

@@ -89,7 +89,7 @@ def test_a_search_needs_something_to_try(load) -> None:
 
 
 def test_the_command_knows_one_kind_of_search_from_the_other(tmp_path: Path) -> None:
-    assert is_pretraining(JOBS / "pretrain-search.yaml")
+    assert is_pretraining(JOBS / "search-pretraining.yaml")
     assert not is_pretraining(JOBS / "search-sentiment.yaml")
     assert not is_pretraining(tmp_path / "missing.yaml")
 
@@ -101,8 +101,8 @@ def test_every_key_of_the_section_is_documented() -> None:
 
 
 def test_the_job_is_valid_and_in_the_list() -> None:
-    refuse_impossible(load_recipe(JOBS / "pretrain-search.yaml", SweepRecipe))
-    assert "(pretrain-search.yaml)" in (JOBS / "README.md").read_text(encoding="utf-8")
+    refuse_impossible(load_recipe(JOBS / "search-pretraining.yaml", SweepRecipe))
+    assert "(search-pretraining.yaml)" in (JOBS / "README.md").read_text(encoding="utf-8")
 
 
 def trials(recipe: SweepRecipe, losses: Any = lambda made: 1.0, seed: int = 0) -> list[Trial]:
