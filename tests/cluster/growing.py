@@ -87,7 +87,12 @@ class Growing:
             for name, kind in types.items()
         }
         head = {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0}
-        provider = {"type": "external", "module": _PROVIDER, "launch_multiple": True}
+        provider = {
+            "type": "external",
+            "module": _PROVIDER,
+            "launch_multiple": True,
+            "disable_node_updaters": True,
+        }
         return {
             "cluster_name": "growing",
             "max_workers": sum(kind["max_workers"] for kind in types.values()),

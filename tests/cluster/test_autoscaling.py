@@ -21,7 +21,7 @@ pytestmark = pytest.mark.cluster_test
 
 # Workers of a whole CPU on nodes of one: never two on a node, and the stream's half is on the head.
 SIZES = ("compute.cpus_per_worker=1", "compute.stream_cpus=0.5")
-LENGTH = ("training.steps=120", "training.checkpoint.every=20", "training.evaluation.every=60")
+LENGTH = ("training.steps=300", "training.checkpoint.every=20", "training.evaluation.every=150")
 
 Start = Callable[..., "Command"]
 
@@ -129,7 +129,8 @@ def test_a_node_that_is_lost_comes_back_and_the_run_is_exact(
     command = start()
     command.until(lambda: last_step(command.folder) > 45, 120)
     lost = next(raylet for raylet in grown.raylets() if trains(raylet))
-    lost.kill()
+    for process in [lost, *children(lost)]:
+        process.kill()
     assert command.ends(200) == 0, command.said
     assert "lost" in [event["event"] for event in read_events(command.folder / "events.jsonl")]
     assert_exact(command.folder, reference)
@@ -137,12 +138,12 @@ def test_a_node_that_is_lost_comes_back_and_the_run_is_exact(
 
 def test_a_run_begins_with_the_least_and_grows(start: Start, grown: Growing, reference: Path) -> None:
     assert_nodes_go(grown)
-    command = start("compute.workers=[1, 2]", "training.steps=400")
+    command = start("compute.workers=[1, 2]", "training.steps=800")
     events = command.folder / "events.jsonl"
     command.until(lambda: any(event["event"] == "resize" for event in read_events(events)), 120)
     assert next(e["world"] for e in read_events(events) if e["event"] == "group") == 1
     assert command.ends(120) == 0, command.said
-    assert metrics(command.folder)[-1]["step"] == 400
+    assert metrics(command.folder)[-1]["step"] == 800
     done = fingerprints(command.folder)
     assert {step: done[step] for step in fingerprints(reference)} == fingerprints(reference)
 
