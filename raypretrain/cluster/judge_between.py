@@ -196,12 +196,18 @@ def doors(found: Sequence[Door]) -> list[Line]:
         "else reach its ports"
     )
     lines = []
-    for door in found:
-        if door.state == "open":
-            what = f"the {door.what} at {door.address} takes orders without a token"
-            state: Literal["warn", "fail"] = "warn" if door.loopback else "fail"
-            who = "any user of this machine" if door.loopback else "anybody who reaches it"
-            lines.append(Line(state, "authentication", f"{what}: from {who}", fix))
+    for what in dict.fromkeys(door.what for door in found if door.state == "open"):
+        opened = sorted(
+            (door for door in found if door.what == what and door.state == "open"),
+            key=lambda door: door.loopback,
+        )
+        inside = all(door.loopback for door in opened)
+        state: Literal["warn", "fail"] = "warn" if inside else "fail"
+        who = "any user of this machine" if inside else "anybody who reaches it"
+        at = ", ".join(door.address for door in opened)
+        lines.append(
+            Line(state, "authentication", f"the {what} takes orders without a token, from {who}: {at}", fix)
+        )
     if lines:
         return lines
     asking = list(dict.fromkeys(door.what for door in found if door.state == "closed"))

@@ -253,7 +253,9 @@ def test_an_open_door_fails_where_others_reach_it_and_warns_where_they_do_not() 
     assert only(judge_between.doors([closed, inside])).state == "warn"
     outside = replace(inside, address="10.0.0.1:8265", loopback=False)
     line = only(judge_between.doors([closed, outside]))
-    assert (line.state, "10.0.0.1:8265" in line.found) == ("fail", True)
+    assert (line.state, "from anybody who reaches it: 10.0.0.1:8265" in line.found) == ("fail", True)
+    both = only(judge_between.doors([inside, outside]))
+    assert (both.state, both.found.endswith(": 10.0.0.1:8265, 127.0.0.1:8265")) == ("fail", True)
     silent = replace(closed, state="silent")
     assert states(judge_between.doors([silent])) == ["warn"]
 
