@@ -25,6 +25,7 @@ if [ -z "${RAY_AUTH_TOKEN:-}" ] && [ ! -s "${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/aut
   exit 2
 fi
 
+# shellcheck disable=SC2317 # reached by the traps
 end_ray() {
   kill -TERM "$ray" 2>/dev/null || return 0
   wait "$ray" || true
@@ -36,13 +37,13 @@ if [ "$rank" -gt 0 ]; then
   done
   ray start --address="$address" --block "${options[@]}" &
   ray=$!
+  trap end_ray EXIT
   missed=0
   while kill -0 "$ray" 2>/dev/null && [ "$missed" -lt 3 ]; do
     sleep 2
     timeout 5 bash -c "<>/dev/tcp/$head/$port" 2>/dev/null && missed=0 || missed=$((missed + 1))
   done
   [ "$missed" -ge 3 ] || wait "$ray" # not the head: it is this machine's Ray that has ended
-  end_ray
   exit 0
 fi
 
