@@ -26,6 +26,18 @@ _SILENCE_SECONDS = 60.0
 
 _TOKEN_FIX = "point RAY_AUTH_TOKEN_PATH to the file of the cluster's token, or put it into ~/.ray/auth_token"
 
+_CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers that say what nobody asked."""
+
+_AGENT_FIX = (
+    "wait until its head is up; where another Ray on that machine holds port 52365, start this one with "
+    "--dashboard-agent-listen-port"
+)
+
 
 @dataclass(frozen=True)
 class ClusterJob:
@@ -68,7 +80,7 @@ class JobServer:
         # Empty, but there: otherwise Ray's client would show a token to who asks for none.
         shown = f"Bearer {_token(address)}" if asks_for_token(address) else ""
         self._headers = {"Authorization": shown}
-        for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        for chatty in _CHATTY:
             logging.getLogger(chatty).setLevel(logging.WARNING)
         with self._told(), _only(address):
             self._client = JobSubmissionClient(address, headers=dict(self._headers))
@@ -141,7 +153,8 @@ class JobServer:
             raise ClusterError(what, where=self.address) from None
         except RuntimeError as error:
             last = str(error).rstrip(".\n").rpartition("\n")[2]
-            raise ClusterError(f"the cluster could not do it ({last})", where=self.address) from None
+            fix = _AGENT_FIX if "No available agent" in last else None
+            raise ClusterError(f"the cluster could not do it ({last})", where=self.address, fix=fix) from None
 
 
 def _token(address: str) -> str:
