@@ -19,7 +19,6 @@ from raypretrain.training.recipe import PretrainRecipe
 FIXED = (
     "run.",
     "search.",
-    "corpus.held_out",
     "tokenizer.",
     "sequences.length",
     "training.tokens",
@@ -66,10 +65,15 @@ class SweepConfig(Config):
             raise ValueError("there is nothing to try; give a key values, as {log_uniform: [1e-4, 1e-2]}")
         if self.searcher == "tpe" and not self.drawn:
             raise ValueError("searcher: tpe needs a key with choice, uniform or log_uniform to search in")
-        fixed = next((key for key in self.space if among(key, FIXED)), None)
+        fixed = next((key for key in self.space if _is_fixed(key)), None)
         if fixed:
             raise ValueError(f"'{fixed}' cannot be searched: trials could not be compared")
         return self
+
+
+def _is_fixed(key: str) -> bool:
+    """Of the corpus only the weights can be searched: with other files other text is held out."""
+    return among(key, FIXED) or (key.startswith("corpus.") and not key.endswith(".weight"))
 
 
 class SweepRecipe(PretrainRecipe):

@@ -71,6 +71,7 @@ def test_values_are_numbers_where_yaml_sees_a_text(load) -> None:
         ("training.learning_rate={choice: [1e-3, -1]}", "greater than 0"),
         ("training.tokens={choice: [1M, 2M]}", "cannot be searched"),
         ("tokenizer.vocabulary={choice: [4K, 8K]}", "cannot be searched"),
+        ("corpus.sources.1.path={choice: [a, b]}", "cannot be searched"),
         ("run.seed={grid: [1, 2]}", "cannot be searched"),
         ("search.space={training.learning_rate: {choice: [1e-3]}}", "take one of them out"),
         ("search.space={corpus.sources.7.weight: {choice: [1]}}", "there is no key"),
