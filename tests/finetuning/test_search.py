@@ -146,7 +146,8 @@ from raypretrain.finetuning.search import search
 def tell(event):
     print(event["event"], event.get("status"), flush=True)
 
-ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+alone = {"address": "local", "num_cpus": 1, "include_dashboard": False, "object_store_memory": 100_000_000}
+ray.init(**alone, log_to_driver=False)
 try:
     search(load_recipe(sys.argv[1], FinetuneRecipe), tell)
 except KeyboardInterrupt:
@@ -161,8 +162,10 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(recipe, tmp_
     command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "recipe.yaml")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    seen = list(iter(process.stdout.readline, "epoch None\n"))  # the first trial's only epoch
-    seen += list(iter(process.stdout.readline, "epoch None\n"))  # the second has begun
+    seen: list[str] = []
+    while seen.count("epoch None\n") < 2:  # the first trial's only epoch, and one of the second
+        seen.append(process.stdout.readline())
+        assert seen[-1], process.communicate()[1]
     assert "trial finished\n" in seen
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
