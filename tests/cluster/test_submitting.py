@@ -14,7 +14,7 @@ from runs import fingerprints, metrics, write_recipe
 
 pytestmark = pytest.mark.cluster_test
 
-STEPS = 300
+STEPS = 200
 
 
 @pytest.fixture(scope="module")
