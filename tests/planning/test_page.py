@@ -15,7 +15,7 @@ from raypretrain.planning.money import Prices
 from raypretrain.planpage import pictures, write_page
 
 from test_fitting import runs  # isort: skip
-from test_plan import SMALL  # isort: skip
+from test_plan_command import SMALL  # isort: skip
 
 
 class Page(HTMLParser):
