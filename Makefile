@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 TIMES ?= 1
 
-.PHONY: setup demo test test-unit check faults bench lock clean
+.PHONY: setup demo test test-unit cluster-test check faults bench lock clean
 
 setup: .venv/ready  ## a virtual environment with everything from the lock file
 
@@ -18,10 +18,13 @@ demo: setup  ## the main job on real text: raw shards to a fleet of classifiers,
 	$(BIN)/raypretrain demo
 
 test: setup test-unit  ## all tests but the long ones, about ten minutes on two cores
-	$(BIN)/pytest -m "not unit and not long"
+	$(BIN)/pytest -m "not unit and not long and not cluster_test"
 
 test-unit: setup  ## the tests that need no Ray cluster, no server, and little time, on two cores under a minute
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m unit -n 2
+
+cluster-test: setup  ## on clusters of the tests' own: job submission, nodes that come and go, two hosts
+	$(BIN)/pytest -m cluster_test tests/cluster
 
 check: setup  ## style and types
 	$(BIN)/ruff check .

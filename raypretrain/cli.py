@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raypretrain import __version__, tunecli
+from raypretrain import __version__, clustercli, tunecli
 from raypretrain.cliparts import AsJson, Model, Overrides, Recipe, nothing_else_on_stdout, show
 from raypretrain.errors import RaypretrainError
 
@@ -395,7 +395,7 @@ def evaluate(
     show(found, as_json, print_scores)
 
 
-for command in (tunecli.finetune, tunecli.search, tunecli.report, tunecli.predict):
+for command in (tunecli.finetune, tunecli.search, tunecli.report, tunecli.predict, *clustercli.COMMANDS):
     app.command()(command)
 
 

@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         given = item.callspec.params.values() if hasattr(item, "callspec") else ()
         asked = [*getattr(item, "fixturenames", ()), *(value for value in given if isinstance(value, str))]
         servers = [name for name in ("s3", "cluster") if name in asked]
-        if not servers and not marks & {"ray", "slow", "long", "faults"}:
+        if not servers and not marks & {"ray", "slow", "long", "faults", "cluster_test"}:
             item.add_marker(pytest.mark.unit)
 
 

@@ -15,13 +15,17 @@ PACKAGE = Path(__file__).parent.parent / "raypretrain"
 # From the top down: a room may import what stands below it.
 ORDER = [
     "cli",
+    "clustercli",
     "tunecli",
     "cliparts",
     "demo",
+    "doctorview",
+    "jobsview",
     "evaluationview",
     "tuneview",
     "console",
     "statusview",
+    "cluster",
     "sweeps",
     "finetuning",
     "training",

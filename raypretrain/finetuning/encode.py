@@ -33,6 +33,8 @@ class Encoded:
         targets: of each example [examples, …], or, with ``of_tokens``, of each token, int64 [tokens].
         group: sequences of one example, which stand one after the other.
         known: what a trial has computed of each example before it trains, [examples, …].
+        missing: of each example, the words that have no token and so no answer: their places among its words, and
+            their targets; empty if no example has any.
     """
 
     ids: np.ndarray
@@ -41,6 +43,7 @@ class Encoded:
     of_tokens: bool = False
     group: int = 1
     known: np.ndarray | None = None
+    missing: tuple[tuple[tuple[int, int], ...], ...] = ()
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -66,6 +69,7 @@ class Encoded:
             starts=starts_of([part.stop - part.start for part in parts]),
             targets=joined(self.targets) if self.of_tokens else self.targets[places],
             known=None if self.known is None else self.known[places],
+            missing=tuple(self.missing[i] for i in places) if self.missing else (),
         )
 
     def padded(self, places: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+NO_CLASS = -1
+"""As the predicted class of what was given none."""
+
 
 def scores_of(logits: np.ndarray, classes: np.ndarray) -> dict[str, float]:
     """Accuracy, macro F1 (unweighted mean over the classes that occur or are predicted) and loss (nats).
@@ -32,9 +35,13 @@ def class_losses(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def macro_f1(predicted: np.ndarray, classes: np.ndarray) -> float:
-    """The mean over classes of 2·hits / (times predicted + times true)."""
+    """The mean over classes of 2·hits / (times predicted + times true).
+
+    Args:
+        predicted: may be ``NO_CLASS``, which is right for none.
+    """
     found = []
-    for i in np.union1d(predicted, classes):
+    for i in np.setdiff1d(np.union1d(predicted, classes), NO_CLASS):
         hits = np.sum((predicted == i) & (classes == i))
         found.append(2 * hits / (np.sum(predicted == i) + np.sum(classes == i)))
     return float(np.mean(found))

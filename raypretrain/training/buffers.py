@@ -25,13 +25,23 @@ Alias = tuple[Any, ...]
 """Two tensors with the same are the same memory: tied weights are copied once."""
 
 
+def memory_for(source: Tensor) -> Tensor:
+    """On the CPU, of its shape and dtype."""
+    # Pinned memory takes a copy from a GPU at the bus's full speed.
+    return torch.empty(source.shape, dtype=source.dtype, device="cpu", pin_memory=source.is_cuda)
+
+
 class Buffers:
     """Copies of state: tensors in memory of our own, everything else as :func:`copy.deepcopy` makes it.
 
     The memory of the copy before is used again, so a copy holds only until the next one of the same name.
+
+    Args:
+        memory: gives CPU memory for a copy of a tensor.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Callable[[Tensor], Tensor] = memory_for) -> None:
+        self._memory = memory
         self._kept: dict[str, list[Tensor]] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._under_way: list[_Copying] = []
@@ -51,7 +61,7 @@ class Buffers:
         sources.sort(key=lambda tensor: first_of[_alias(tensor)])
         kept = self._kept.get(name, [])
         targets = [
-            kept[i] if i < len(kept) and _alike(kept[i], source) else _memory_for(source)
+            kept[i] if i < len(kept) and _alike(kept[i], source) else self._memory(source)
             for i, source in enumerate(sources)
         ]
         self._kept[name] = targets
@@ -97,11 +107,6 @@ def _alias(tensor: Tensor) -> Alias:
 
 def _alike(kept: Tensor, source: Tensor) -> bool:
     return kept.shape == source.shape and kept.dtype == source.dtype
-
-
-def _memory_for(source: Tensor) -> Tensor:
-    # Pinned memory takes a copy from a GPU at the bus's full speed.
-    return torch.empty(source.shape, dtype=source.dtype, device="cpu", pin_memory=source.is_cuda)
 
 
 class _Copying:

@@ -34,9 +34,10 @@ class ComputeConfig(Config):
     compile: Literal["auto"] | bool = Field(
         default="auto", description="compile the layers; auto does where a run is long enough to earn it back"
     )
-    offload: Literal["none", "cpu"] = Field(
+    offload: Literal["none", "cpu", "nvme"] = Field(
         default="none", description="where the optimizer works and has its state"
     )
+    offload_folder: str | None = Field(default=None, description="on each node's own disk; for offload: nvme")
     cpus_per_worker: float | None = Field(default=None, gt=0)
     stream_cpus: float | None = Field(
         default=None, gt=0, description="CPUs that reading and tokenizing may use"
@@ -66,6 +67,10 @@ class ComputeConfig(Config):
             )
         if self.offload != "none" and self.zero == 0:
             raise ValueError("offload needs zero: 1, 2 or 3")
+        if (self.offload == "nvme") != (self.offload_folder is not None):
+            raise ValueError(
+                "offload: nvme and offload_folder, a folder on each node's own disk, need each other"
+            )
         return self
 
     @property

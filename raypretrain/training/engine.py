@@ -23,6 +23,7 @@ from raypretrain.models.checkpointing import checkpoint_blocks
 from raypretrain.models.compiling import compile_blocks
 from raypretrain.models.ulysses import share_of_sequences, shared
 from raypretrain.training.buffers import Buffers
+from raypretrain.training.disk_memory import DiskMemory
 from raypretrain.training.microbatch import MicroBatch, with_last
 from raypretrain.training.settings import EngineSettings
 from raypretrain.training.writing import Snapshot, State, write_part
@@ -77,14 +78,17 @@ class Engine:
         if settings.compiled:
             compile_blocks(model)
         checkpoint_blocks(model, settings.checkpointing)
+        disk = DiskMemory(settings.offload_folder) if settings.offload == "nvme" else None
         optimizer = make_optimizer(model, settings, device)
+        optimizer.disk = disk
         config = settings.for_deepspeed()
         with contextlib.nullcontext() if settings.new else _no_broadcast():
             self._engine, *_ = deepspeed.initialize(
                 model=model, optimizer=optimizer, config=config, dist_init_required=False
             )
         self._share = share_of_sequences(settings.sequence_workers)
-        self._copies = _Copies()
+        self._optimizer = optimizer
+        self._copies = _Copies(disk)
         self._copied: Callable[[], None] = lambda: None
         self._engine.checkpoint_engine = self._copies
         self._engine._copy_recovery_script = lambda folder: None  # it would be in no manifest
@@ -220,14 +224,15 @@ class Engine:
         for state in inner.state.values():
             if torch.is_tensor(state.get("step")):
                 state["step"] = state["step"].clone()
+        self._optimizer.moments_to_disk()
 
 
 class _Copies(TorchCheckpointEngine):
     """Takes what DeepSpeed would write and writes nothing: training waits for a copy in memory alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, disk: DiskMemory | None) -> None:
         super().__init__()
-        self._buffers = Buffers()
+        self._buffers = Buffers(disk.empty_like) if disk else Buffers()
         self._taken: State = []
         self._read: dict[str, Any] = {}
 

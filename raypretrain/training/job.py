@@ -111,6 +111,7 @@ class Job:
             matrix_rate=training.matrix_rate(self.shape.width),
             checkpointing=self.recipe.compute.gradient_checkpointing,
             offload=self.recipe.compute.offload,
+            offload_folder=self.recipe.compute.offload_folder or "",
             sequence_workers=together,
             compiled=self.compiled,
         )

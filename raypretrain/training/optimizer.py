@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from raypretrain.training.disk_memory import DiskMemory
 from raypretrain.training.settings import WeightGroup
 
 # torch's optimizers import its compiler, two seconds of a core, only to say that they are not to be compiled; where
@@ -25,6 +26,8 @@ class VetoedAdamW(torch.optim.AdamW):
     """AdamW that makes no step while ``vetoed()``: weights, moments and step counters stay as they are."""
 
     vetoed: Callable[[], bool] = staticmethod(lambda: False)
+    disk: DiskMemory | None = None
+    """Where the moments lie, if not in memory."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -35,6 +38,25 @@ class VetoedAdamW(torch.optim.AdamW):
         for group in self.param_groups:
             self._init_group(group, [], [], [], [], [], [])
         return None
+
+    def _init_group(self, group: dict[str, Any], *lists: list[Any]) -> Any:
+        if self.disk is not None:
+            for parameter in group["params"]:
+                if parameter.grad is not None and not self.state[parameter]:
+                    super()._init_group({**group, "params": [parameter]}, [], [], [], [], [], [])
+                    self._moments_to(self.disk, self.state[parameter])
+        return super()._init_group(group, *lists)
+
+    def moments_to_disk(self) -> None:
+        """Those that were loaded are in memory."""
+        if self.disk is not None:
+            for state in self.state.values():
+                self._moments_to(self.disk, state)
+
+    def _moments_to(self, disk: DiskMemory, state: dict[str, Any]) -> None:
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name in state:
+                state[name] = disk.moved(state[name])
 
 
 _STACKED = {"query_key_value.weight": 3, "gate_up.weight": 2}

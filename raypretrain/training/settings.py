@@ -44,7 +44,9 @@ class EngineSettings:
         checkpointing: which activations are computed again in the backward pass: ``none``, ``selective`` or ``full``.
         sequence_workers: so many neighbouring workers share each sequence.
         compiled: whether the layers are compiled in the first step.
-        offload: where the optimizer works and has its state: ``none``, on the device, or ``cpu``.
+        offload: where the optimizer works and has its state: ``none``, on the device; ``cpu``; or ``nvme``, on the CPU
+            with its moments, and the copy that a checkpoint is written from, in files.
+        offload_folder: of those files, on the node's own disk.
     """
 
     zero: int
@@ -64,7 +66,8 @@ class EngineSettings:
     rules: tuple[WeightGroup, ...] = ()
     matrix_rate: float = 1.0
     checkpointing: Checkpointing = "none"
-    offload: Literal["none", "cpu"] = "none"
+    offload: Literal["none", "cpu", "nvme"] = "none"
+    offload_folder: str = ""
     sequence_workers: int = 1
     compiled: bool = False
 
@@ -72,7 +75,7 @@ class EngineSettings:
         """DeepSpeed's own config."""
         zero: dict[str, Any] = {"stage": self.zero}
         if self.offload != "none":
-            zero["offload_optimizer"] = {"device": self.offload}
+            zero["offload_optimizer"] = {"device": "cpu"}  # what lies in files is ours
         return {
             "train_micro_batch_size_per_gpu": self.micro_batch,
             "gradient_accumulation_steps": self.accumulation,

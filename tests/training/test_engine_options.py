@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
         "full": {"checkpointing": "full"},
         "offload": {"offload": "cpu"},
         "offload, muon": {"offload": "cpu", "optimizer": "muon"},
+        "offload to files": {"offload": "nvme", "offload_folder": "disk"},
         "muon": {"optimizer": "muon"},
         "groups": {"rules": (WeightGroup(parameters="embedding.*", learning_rate=0.0),)},
     }.items()
@@ -43,6 +45,7 @@ def work(rank: int, folder: Path) -> None:
     import torch.distributed as dist
 
     dist.init_process_group("gloo")
+    os.chdir(folder)
     results = {}
     for name, options in CASES.items():
         engine = make_engine(options)
@@ -51,6 +54,7 @@ def work(rank: int, folder: Path) -> None:
         further = steps(engine, rank, STEPS, FURTHER)
         again = make_engine(options)
         again.load(folder / name)
+        assert all(map(in_file, moments(again))) == all(map(in_file, moments(engine))) == ("files" in name)
         resumed = steps(again, rank, STEPS, FURTHER)
         results[name] = {"trained": trained, "further": further, "resumed": resumed}
     (folder / f"{rank}.json").write_text(json.dumps(results), encoding="utf-8")
@@ -66,6 +70,16 @@ def steps(engine: Any, rank: int, first: int, number: int) -> list[tuple[float, 
         dist.all_reduce(loss)
         found.append((loss.item() / WORKERS, engine.step(rate(step))))
     return found
+
+
+def moments(engine: Any) -> list[torch.Tensor]:
+    states = engine._optimizer.state.values()
+    return [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")]
+
+
+def in_file(tensor: torch.Tensor) -> bool:
+    name = tensor.untyped_storage().filename or ""
+    return "/disk/offload-" in f"/{name}" and not Path(name).exists()  # it has no name any longer
 
 
 def make_engine(options: dict[str, Any]) -> Any:

@@ -123,6 +123,19 @@ def test_workers_that_divide_the_batch_are_accepted(tmp_path: Path, workers: int
 
 
 @pytest.mark.parametrize(
+    ("compute", "said"),
+    [
+        ("{offload: cpu, zero: 0}", "offload needs zero: 1, 2 or 3"),
+        ("{offload: nvme}", "offload_folder"),
+        ("{offload_folder: /disk}", "offload: nvme"),
+    ],
+)
+def test_offload_without_what_it_needs(tmp_path: Path, compute: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        load(tmp_path, MINIMAL + f"compute: {compute}\n")
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("training.steps", "0"), ("training.global_batch", "-1"), ("training.learning_rate", "0"),

@@ -12,13 +12,13 @@ import numpy as np
 from raypretrain.errors import InputError
 from raypretrain.finetuning.conll import as_tagged
 from raypretrain.finetuning.encode import NO_TARGET, Encoded, Encoder, flat, starts_of
-from raypretrain.finetuning.entities import check_iob2, entity_scores, repair_iob2
+from raypretrain.finetuning.entities import OUTSIDE, check_iob2, entity_scores, repair_iob2
 from raypretrain.finetuning.head import solve_classes
 from raypretrain.finetuning.kinds.classify import labels_to_learn
 from raypretrain.finetuning.kinds.kind import Batch, Details, Row, Solvable, balanced, check_known
 from raypretrain.finetuning.labelled import Example
 from raypretrain.finetuning.rows import LabelledFile, token_place
-from raypretrain.finetuning.scores import class_losses, confusion, macro_f1, per_label
+from raypretrain.finetuning.scores import NO_CLASS, class_losses, confusion, macro_f1, per_label
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,7 +33,7 @@ class Tag(Solvable):
     """A tag of each word; the loss is the mean cross-entropy of the words.
 
     A word's tag is that of its first token or, as a decoder has seen the word only there, of its last. Words that do
-    not fit into the length have no tag.
+    not fit into the length are not learned, and count as missed.
 
     Args:
         iob2: the tags are names' as in IOB2, and what counts is whole names.
@@ -69,7 +69,7 @@ class Tag(Solvable):
 
     def encode(self, examples: Sequence[Example], encoder: Encoder) -> Encoded:
         texts = [self.between.join(example.parts) for example in examples]
-        ids, targets = [], []
+        ids, targets, missing = [], [], []
         places = {label: i for i, label in enumerate(self.labels)}
         for example, encoding in zip(examples, encoder.aligned(texts), strict=True):
             at = token_of_words(encoding.offsets, example.parts, len(self.between), encoder.causal)
@@ -77,10 +77,12 @@ class Tag(Solvable):
             for place, tag in zip(at, example.label, strict=True):
                 if place is not None:
                     row[place] = places[tag]
+            missing.append(tuple((i, places[tag]) for i, tag in enumerate(example.label) if at[i] is None))
             ids.append(encoding.ids)
             targets.append(row)
         starts = starts_of([len(row) for row in ids])
-        return Encoded(flat(ids), starts, flat(targets, np.int64), of_tokens=True)
+        unseen = tuple(missing) if any(missing) else ()
+        return Encoded(flat(ids), starts, flat(targets, np.int64), of_tokens=True, missing=unseen)
 
     def model(self, network: LanguageModel, pooling: str | None) -> nn.Module:
         from raypretrain.models.heads import TokenClassifier
@@ -126,11 +128,11 @@ class Tag(Solvable):
 
     def scores(self, outputs: Sequence[np.ndarray], data: Encoded) -> dict[str, float]:
         logits, true = np.concatenate(outputs), data.targets[data.targets != NO_TARGET]
-        predicted = logits.argmax(axis=1)
-        found = {
-            "accuracy": float((predicted == true).mean()),
-            "loss": float(class_losses(logits, true).mean()),
-        }
+        loss = float(class_losses(logits, true).mean())
+        unseen = [tag for example in data.missing for _, tag in example]
+        true = np.concatenate([true, np.array(unseen, dtype=np.int64)])
+        predicted = np.concatenate([logits.argmax(axis=1), np.full(len(unseen), NO_CLASS)])
+        found = {"accuracy": float((predicted == true).mean()), "loss": loss}
         if not self.iob2:
             return {"f1": macro_f1(predicted, true)} | found
         whole = entity_scores(*self._tags(outputs, data))
@@ -138,10 +140,10 @@ class Tag(Solvable):
 
     def details(self, outputs: Sequence[np.ndarray], data: Encoded) -> Details:
         truth, predicted = self._tags(outputs, data)
-        losses = []
-        for logits, tags in zip(outputs, truth, strict=True):
-            own = np.array([self.labels.index(tag) for tag in tags], dtype=np.int64)
-            losses.append(float(class_losses(logits, own).sum()) if len(own) else 0.0)
+        losses = [
+            float(class_losses(logits, classes).sum()) if len(classes) else 0.0
+            for logits, classes in zip(outputs, self._classes(data), strict=True)
+        ]
         counts = confusion(
             np.array([self.labels.index(tag) for row in truth for tag in row], dtype=np.int64),
             np.array([self.labels.index(tag) for row in predicted for tag in row], dtype=np.int64),
@@ -154,11 +156,20 @@ class Tag(Solvable):
     def _tags(self, outputs: Sequence[np.ndarray], data: Encoded) -> tuple[list[list[str]], list[list[str]]]:
         """The true and the predicted tags of each sentence."""
         truth, predicted = [], []
-        for i, logits in enumerate(outputs):
-            own = data.targets[data.starts[i] : data.starts[i + 1]]
-            truth.append([self.labels[place] for place in own[own != NO_TARGET]])
+        for i, (logits, classes) in enumerate(zip(outputs, self._classes(data), strict=True)):
+            truth.append([self.labels[place] for place in classes])
             predicted.append([self.labels[place] for place in logits.argmax(axis=1)])
+            if self.iob2 and data.missing:  # an entity that is not seen is not found
+                for word, tag in data.missing[i]:
+                    truth[i].insert(word, self.labels[tag])
+                    predicted[i].insert(word, OUTSIDE)
         return truth, predicted
+
+    @staticmethod
+    def _classes(data: Encoded) -> list[np.ndarray]:
+        """Of each sentence's words that have a token, their true classes."""
+        rows = np.split(data.targets, data.starts[1:-1])
+        return [row[row != NO_TARGET] for row in rows]
 
     def release(self, model: Any, folder: Path, special: Special) -> None:
         from raypretrain.models.releasing import save_token_classifier
