@@ -73,11 +73,15 @@ def test_spam_from_a_table(run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_names_in_japanese_sentences(run) -> None:
-    path = package("hironsan") / "corpus" / "iob_sents.txt"
+def test_names_in_japanese_sentences(run, tmp_path: Path) -> None:
+    whole = (package("hironsan") / "corpus" / "iob_sents.txt").read_text(encoding="utf-8")
+    # What fits into the 64 tokens of the base: what does not counts as missed.
+    begun = ["\n".join(sentence.split("\n")[:6]) for sentence in whole.strip().split("\n\n")]
+    path = tmp_path / "names.iob2"
+    path.write_text("\n\n".join(begun) + "\n", encoding="utf-8")
     row = run("names", f"tasks.0.train.path={path}", "adapt.epochs=2", "adapt.length=64")
     assert 0 <= row["test_f1"] <= 1
-    assert row["test_accuracy"] > 0.7  # most words are no names
+    assert row["test_accuracy"] > 0.65  # seven words in ten are no names; a few do not fit
 
 
 def test_word_classes_between_slashes(run, tmp_path: Path) -> None:
