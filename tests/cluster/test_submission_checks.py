@@ -9,7 +9,7 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 import yaml
 from command import RECIPE, Command
 
+from raypretrain.cluster import following
 from raypretrain.cluster.address import address_of, asks_for_token, is_loopback
 from raypretrain.cluster.checks import (
     check_versions,
@@ -26,7 +27,7 @@ from raypretrain.cluster.checks import (
     refuse_local_paths,
     refuse_open,
 )
-from raypretrain.cluster.following import _Once, exit_status
+from raypretrain.cluster.following import exit_status, follow
 from raypretrain.cluster.inventory import Inventory
 from raypretrain.cluster.jobs import find, of_log
 from raypretrain.cluster.jobserver import ClusterJob, JobServer
@@ -421,11 +422,31 @@ def test_following_ends_as_the_job_did(state: str, status: int | None, ends_with
     assert exit_status(ClusterJob("a", state, "", status=status)) == ends_with
 
 
-def test_what_is_read_twice_is_shown_once() -> None:
+class Flaky(JobServer):
+    """A job server whose connections break: each shows so many chunks of the log; the last stays."""
+
+    def __init__(self, *shown: int) -> None:
+        self._shown, self._connections = shown, 0
+
+    def job(self, name: str) -> ClusterJob:
+        return ClusterJob(name, "running" if self._connections < len(self._shown) else "succeeded", "")
+
+    def tail(self, name: str, write: Callable[[str], object]) -> None:
+        number = self._connections
+        self._connections += 1
+        if number >= len(self._shown):
+            write("one\ntwo\nthree\n")
+            return
+        for chunk in ("one\n", "tw", "o\nthr", "ee\n")[: self._shown[number]]:
+            write(chunk)
+        raise ClusterError("the cluster does not answer any more", where="http://head:8265")
+
+
+def test_what_a_job_prints_is_shown_once_over_broken_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_LOOK_SECONDS", 0.0)
     shown: list[str] = []
-    once = _Once(shown.append)
-    for chunks in (["one\n", "tw"], ["one\ntwo\n", "three\n"], ["one\n", "two\nthree\n"]):
-        once.begin()
-        for chunk in chunks:
-            once(chunk)
+    assert follow(Flaky(2, 0, 1, 3), "tiny-1", shown.append).state == "succeeded"
     assert "".join(shown) == "one\ntwo\nthree\n"
+    monkeypatch.setattr(following, "GONE_SECONDS", -1.0)
+    with pytest.raises(ClusterError, match="submit it again when there is a cluster"):
+        follow(Flaky(2), "tiny-1", shown.append)
