@@ -18,7 +18,7 @@ from raypretrain.finetuning.finetune import finetune
 from raypretrain.finetuning.recipe import FinetuneRecipe
 
 JOBS = Path(__file__).parents[2] / "jobs"
-RECIPES = sorted([*JOBS.glob("finetune-*.yaml"), *JOBS.glob("search-*.yaml")])
+RECIPES = sorted([*JOBS.glob("finetune-*.yaml"), JOBS / "search-sentiment.yaml"])
 
 
 def package(name: str) -> Path:
