@@ -15,7 +15,8 @@ from raypretrain.cluster.judge import Line, Node
 from raypretrain.cluster.needs import Needs
 from raypretrain.cluster.nodes import Nodes, Place
 from raypretrain.errors import ClusterError
-from raypretrain.training.cluster import Sizes, connect, missing_now, size_up
+from raypretrain.training.admission import sizes_on_cluster
+from raypretrain.training.cluster import Sizes, connect, missing_now
 
 
 def examine(needs: Needs | None, address: str | None, say: Callable[[str], None]) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def examine(needs: Needs | None, address: str | None, say: Callable[[str], None]
     say("asking the nodes")
     connect(address)
     nodes = Nodes()
-    examination = _Examination(nodes, needs)
+    examination = _Examination(nodes, needs, say)
     try:
         for step in (
             examination.machines, examination.room, examination.clocks, examination.links, examination.folder,
@@ -59,8 +60,8 @@ def examine(needs: Needs | None, address: str | None, say: Callable[[str], None]
 class _Examination:
     """The steps, in their order; each adds lines."""
 
-    def __init__(self, nodes: Nodes, needs: Needs | None) -> None:
-        self._nodes, self._needs = nodes, needs
+    def __init__(self, nodes: Nodes, needs: Needs | None, say: Callable[[str], None]) -> None:
+        self._nodes, self._needs, self._say = nodes, needs, say
         self._sizes: Sizes | None = None
         self.known: list[Node] = []
         self.lines: list[Line] = []
@@ -90,11 +91,11 @@ class _Examination:
         if not recipe:
             return judge_room.cpus(self.known, None, "")
         try:
-            self._sizes = size_up(recipe, ray.cluster_resources())
+            self._sizes, grows = sizes_on_cluster(recipe, self._say)
         except ClusterError as error:
             return [judge.refused("workers", error)]
         missing = missing_now(self._sizes, ray.available_resources())
-        return judge_room.cpus(self.known, self._sizes, missing)
+        return judge_room.cpus(self.known, self._sizes, missing, grows)
 
     def clocks(self) -> None:
         """How far they are apart."""

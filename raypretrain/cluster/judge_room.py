@@ -39,12 +39,13 @@ class Disk:
     problem: str = ""
 
 
-def cpus(nodes: Sequence[Node], sizes: Sizes | None, missing: str) -> list[Line]:
+def cpus(nodes: Sequence[Node], sizes: Sizes | None, missing: str, grows: bool = False) -> list[Line]:
     """Whether the workers of a recipe have their CPUs, and the stream some beside them.
 
     Args:
         sizes: what the recipe takes; None without one.
         missing: what of it is in use by others, e.g. ``2 CPUs``.
+        grows: whether an autoscaler brings what is not there yet.
     """
     total = sum(node.cpus for node in nodes)
     if sizes is None:
@@ -54,6 +55,8 @@ def cpus(nodes: Sequence[Node], sizes: Sizes | None, missing: str) -> list[Line]
         f"{sizes.stream_cpus:g} for the stream"
     )
     fitting = sum(fits(node, sizes) for node in nodes)
+    if grows and (missing or fitting < sizes.workers):
+        return [Line("ok", "CPUs", f"{found}; a run waits for the nodes that the autoscaler brings")]
     if fitting < sizes.workers:
         fix = (
             "take a smaller compute.cpus_per_worker, fewer workers, or larger nodes; Ray would wait for ever"

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from command import Command
+from growing import Growing, growing
 from head import Head, head
 from odd_node import interpreter, joined
 from s3_server import LISTER, S3Server
@@ -200,11 +201,14 @@ PATIENCE = (
 )
 
 
-def examined_at(at: Head, folder: Path, *arguments: object, patience: float = 60) -> tuple[int, Lines]:
+def examined_at(
+    at: Head | Growing, folder: Path, *arguments: object, patience: float = 60
+) -> tuple[int, Lines]:
     """By a process of its own, in ``folder``."""
     root = Path(raypretrain.__file__).parent.parent
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    words = ["doctor", *map(str, arguments), "--address", at.gcs, "--json"]
+    address = at.gcs if isinstance(at, Head) else at.address
+    words = ["doctor", *map(str, arguments), "--address", address, "--json"]
     done = subprocess.run(
         [sys.executable, "-c", PATIENCE.format(patience), *words],
         env=environment | at.environment | {"PYTHONPATH": str(root)},
@@ -224,6 +228,7 @@ def test_a_node_that_is_unlike_the_head(recipe: Path, tmp_path: Path) -> None:
         status, found = examined_at(at, tmp_path, recipe, "--set", "compute.workers=2")
     assert status == 1
     assert failing(found) == ["versions", "versions", "clocks"]
+    assert found["CPUs"][0]["found"].startswith("3 on 2 nodes: 2 workers of ")
     torch, ours = (line["found"] for line in found["versions"])
     assert torch.startswith("torch 2.13.0")
     assert " here, 2.12.0 on " in torch
@@ -260,6 +265,22 @@ def reached_from_outside() -> bool:
     """Whether this machine has an address beside loopback."""
     addresses = [each for entries in psutil.net_if_addrs().values() for each in entries]
     return any(each.family.name == "AF_INET" and not each.address.startswith("127.") for each in addresses)
+
+
+@pytest.mark.cluster_test
+def test_a_cluster_that_can_bring_the_gpus_is_not_found_too_small(recipe: Path, tmp_path: Path) -> None:
+    kind = {"resources": {"CPU": 1, "GPU": 1}, "max_workers": 2}
+    asks = ("--set", "compute.device=cuda", "--set", "compute.cpus_per_worker=1", "--set")
+    with growing({"gpu": kind}) as at:
+        status, found = examined_at(at, tmp_path, recipe, *asks, "compute.workers=2")
+        assert (status, failing(found)) == (0, [])
+        assert found["CPUs"][0]["found"].endswith("; a run waits for the nodes that the autoscaler brings")
+        status, found = examined_at(at, tmp_path, recipe, *asks, "compute.workers=4")
+        assert (status, failing(found)) == (1, ["workers"])
+        assert found["workers"][0]["found"].startswith(
+            "4 workers need as many GPUs, the cluster has 2 at its largest"
+        )
+        assert not at.raylets(), "nodes were asked for"
 
 
 @pytest.mark.cluster_test

@@ -135,6 +135,12 @@ def test_workers_that_fit_on_no_node_would_wait_for_ever() -> None:
     assert "room for 0 workers" in line.found
 
 
+def test_a_cluster_that_grows_brings_what_is_not_there_yet() -> None:
+    line = only(judge_room.cpus([replace(A, cpus=1)], SIZES, "8 CPUs", grows=True))
+    assert (line.state, "a run waits for the nodes" in line.found) == ("ok", True)
+    assert "waits" not in only(judge_room.cpus([A, B], SIZES, "", grows=True)).found
+
+
 def test_what_others_use_and_a_starved_stream_are_warnings() -> None:
     line = only(judge_room.cpus([A, B], SIZES, "2 CPUs"))
     assert line.state == "warn"
