@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypretrain.corpus.documents import BadRecord
 from raypretrain.errors import InputError, user_error
@@ -179,9 +178,11 @@ def start_dealer(cpus: float) -> Any:
     Args:
         cpus: that its stream will use.
     """
-    # Beside the driver: it is lost with it, and with no other node.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    dealer = ray.remote(Dealer).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
+    # Beside the driver: it is lost with it, and with no other node; and Ray Data starts actors beside it that outlive
+    # the run, which would keep another node for ever. A node that has just come may not know of this one yet: by its
+    # label an actor waits until it does.
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    dealer = ray.remote(Dealer).options(num_cpus=0, max_restarts=-1, label_selector=here).remote()
     for _ in range(math.ceil(cpus)):
         ray.remote(_warm_up).options(num_cpus=0, scheduling_strategy="SPREAD").remote()
     return dealer

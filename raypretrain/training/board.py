@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypretrain.training.requests import Request
 
@@ -100,8 +99,8 @@ class Board:
 def start_board() -> Any:
     """A board in a process of its own, for as long as its handle is held."""
     # Beside the driver: it is lost with it, and with no other node.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    return ray.remote(Board).options(num_cpus=0, label_selector=here).remote()
 
 
 class Poster:
