@@ -60,6 +60,16 @@ def test_without_a_command_it_shows_its_commands(command: Command) -> None:
         assert name in out + error
 
 
+def test_who_is_interrupted_says_so(monkeypatch: pytest.MonkeyPatch, recipe: Path, command: Command) -> None:
+    from raypretrain.training import dryrun
+
+    def interrupted(recipe: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dryrun, "dry_run", interrupted)
+    assert command.run("pretrain", recipe, "--dry-run") == (130, "", "raypretrain: interrupted\n")
+
+
 def test_a_bug_of_ours_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, recipe: Path) -> None:
     from raypretrain.training import dryrun
 

@@ -17,6 +17,7 @@ ORDER = [
     "cli",
     "clustercli",
     "plancli",
+    "runcli",
     "tunecli",
     "cliparts",
     "demo",

@@ -105,7 +105,10 @@ def pretrain(
                 "finished", folder.path, done["steps"], done["steps"], result=done, goodput=goodput
             )
         with logged(folder.path, None) as log:
-            return _accounted(recipe, folder, existed, _with_log(watch, log), function, here, enough)
+            watch = _with_log(watch, log)
+            return _accounted(
+                folder, lambda: _carry_out(recipe, folder, existed, watch, function, here, enough)
+            )
 
 
 def _with_log(watch: Watch, log: JsonLines) -> Watch:
@@ -123,19 +126,11 @@ def _with_log(watch: Watch, log: JsonLines) -> Watch:
     return watched
 
 
-def _accounted(
-    recipe: PretrainRecipe,
-    folder: RunFolder,
-    existed: bool,
-    watch: Watch,
-    function: Callable[[dict[str, Job]], None],
-    here: bool,
-    enough: Callable[[], bool],
-) -> Outcome:
-    """Carry it out, and write down how it ended."""
+def _accounted(folder: RunFolder, carry_out: Callable[[], Outcome]) -> Outcome:
+    """Carry the run out, and write down how it ended."""
     events, begun = Events(folder.events), time.time()
     try:
-        outcome = _carry_out(recipe, folder, existed, watch, function, here, enough)
+        outcome = carry_out()
     except BaseException as error:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error).split("\n")[0]
         logger.error("failed: %s", reason, exc_info=user_error(error) is None)

@@ -17,6 +17,7 @@ from growing import Growing, growing
 from head import Head, head
 from odd_node import interpreter, joined
 from s3_server import LISTER, S3Server
+from small_disk import mounted
 
 import raypretrain
 
@@ -98,19 +99,10 @@ def test_a_recipe_that_asks_for_gpus(cluster: str, elsewhere: None, recipe: Path
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MB that is full."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    try:
-        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-        mounted = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command here")
-    if mounted.returncode:
-        pytest.skip(f"nothing may be mounted here: {mounted.stderr.strip()}")
-    with (place / "filler").open("wb") as filler:
-        os.posix_fallocate(filler.fileno(), 0, 1 << 20)
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with mounted(tmp_path / "disk", "1m") as place:
+        with (place / "filler").open("wb") as filler:
+            os.posix_fallocate(filler.fileno(), 0, 1 << 20)
+        yield place
 
 
 @pytest.mark.ray

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from fault_table import Account
 from runs import fingerprints, run
+from small_disk import mounted
 from striking import assert_exact
 
 from raypretrain.errors import RaypretrainError
@@ -27,17 +27,8 @@ ROOM = 900_000
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """An empty file system of 32 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    try:
-        mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(place)]
-        mounted = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command here")
-    if mounted.returncode:
-        pytest.skip(f"nothing may be mounted here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with mounted(tmp_path / "disk", "32m") as place:
+        yield place
 
 
 def fill(disk: Path) -> None:
