@@ -42,7 +42,7 @@ def submit(
 
     \b
     Examples:
-      raypretrain submit jobs/pretrain-small.yaml --set run.folder=/mnt/shared/runs/small --follow
+      raypretrain submit jobs/pretrain-gpt2-124m.yaml --set run.folder=/mnt/shared/runs/gpt2 --follow
       raypretrain submit jobs/pretrain-small.yaml --address http://127.0.0.1:8265 --dry-run
     """
     from raypretrain.cluster.submission import submit as send
