@@ -78,6 +78,15 @@ Location = Annotated[str, BeforeValidator(resolve_path)]
 C = TypeVar("C", bound=Config)
 
 
+def keys_of(path: str | Path) -> frozenset[str]:
+    """The keys of the recipe at ``path``, which tell its kind; none if it cannot be read: who loads it says why."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        values = None
+    return frozenset(map(str, values)) if isinstance(values, dict) else frozenset()
+
+
 def load_recipe(path: str | Path, schema: type[C], overrides: Iterable[str] = ()) -> C:
     """Read the recipe at ``path``, apply ``a.b=c`` overrides, and validate it as a ``schema``.
 

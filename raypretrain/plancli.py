@@ -59,6 +59,7 @@ def plan(
       raypretrain plan jobs/pretrain-small.yaml --set model.preset=llama-1b --budget 10000 --deadline 5d
       raypretrain plan jobs/pretrain-small.yaml --set model.preset=llama-100m --fit 'runs/small-*'
     """
+    from raypretrain.config import keys_of
     from raypretrain.planning.choice import parse_duration
     from raypretrain.planning.hardware import find_gpu, with_network
     from raypretrain.planning.money import Prices
@@ -66,7 +67,7 @@ def plan(
 
     chosen, prices = with_network(find_gpu(gpu), network), Prices.given(price, kwh, spot)
     seconds = parse_duration(deadline) if deadline else None
-    if _is_finetuning(recipe):
+    if "tasks" in keys_of(recipe):
         if probe or fit or budget is not None or deadline:
             raise typer.BadParameter("--probe, --fit, --budget and --deadline are for recipes of pretraining")
         found = _of_finetuning(recipe, overrides, chosen, gpus, prices)
@@ -81,17 +82,6 @@ def plan(
 
         write_page({"recipe": str(recipe), **found}, html)
     show({"recipe": str(recipe), **found}, as_json, print_plan)
-
-
-def _is_finetuning(recipe: Path) -> bool:
-    """Whether the file names a base and tasks; what is wrong with it, whoever reads it says."""
-    import yaml
-
-    try:
-        values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    return isinstance(values, dict) and "tasks" in values
 
 
 def _of_finetuning(

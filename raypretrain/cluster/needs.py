@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-
-from raypretrain.config import load_recipe
+from raypretrain.config import keys_of, load_recipe
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.storage import Options, is_remote
 from raypretrain.training.checkpoint import CHECKPOINT_BYTES_PER_PARAMETER
@@ -53,7 +51,7 @@ def load(path: Path, overrides: Sequence[str]) -> Needs:
     Raises:
         RaypretrainError: it cannot be read, or something in it is wrong.
     """
-    if _of_finetuning(path):
+    if "tasks" in keys_of(path):
         recipe = load_recipe(path, FinetuneRecipe, overrides)
         compute = recipe.compute
         return Needs(recipe.run.folder, trial=(compute.cpus_per_trial, compute.gpus_per_trial))
@@ -85,12 +83,3 @@ def needs_of(recipe: PretrainRecipe) -> Needs:
         sources=tuple(place for place in places if is_remote(place[0])),
         pretraining=recipe,
     )
-
-
-def _of_finetuning(path: Path) -> bool:
-    """Whether the file has the key that such a recipe cannot do without. What is wrong with it, its reader says."""
-    try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False
-    return isinstance(values, dict) and "tasks" in values

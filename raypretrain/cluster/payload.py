@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BeforeValidator
 
-from raypretrain.config import Config, load_recipe, resolve_path, to_yaml
+from raypretrain.config import Config, keys_of, load_recipe, resolve_path, to_yaml
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.sweeps.recipe import SweepRecipe
 from raypretrain.training.recipe import PretrainRecipe
@@ -84,13 +83,10 @@ def pack(path: Path, overrides: Iterable[str] = ()) -> Payload:
     Raises:
         RecipeError: it is wrong.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        values = None  # what follows says why
-    if isinstance(values, dict) and "tasks" in values:
+    keys = keys_of(path)
+    if "tasks" in keys:
         return Payload(load_recipe(path, FinetuneRecipe, overrides), "search")
-    if isinstance(values, dict) and "search" in values:
+    if "search" in keys:
         return Payload(load_recipe(path, SweepRecipe, overrides), "search")
     return Payload(load_recipe(path, PretrainRecipe, overrides), "pretrain")
 

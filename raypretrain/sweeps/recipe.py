@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
-from raypretrain.config import Config, Count, validate
+from raypretrain.config import Config, Count, keys_of, validate
 from raypretrain.errors import RecipeError
 from raypretrain.finetuning.space import Axis
 from raypretrain.training.changes import among
@@ -168,11 +167,8 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
 
 def is_pretraining(path: Path) -> bool:
     """Whether a recipe is one of pretraining; one that cannot be read is left to whoever reads it."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False
-    return isinstance(values, dict) and "corpus" in values and "base" not in values
+    keys = keys_of(path)
+    return "corpus" in keys and "base" not in keys
 
 
 def refuse_impossible(recipe: SweepRecipe) -> None:
