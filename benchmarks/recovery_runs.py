@@ -154,6 +154,7 @@ def ours(preset: str, folder: Path, notes: Path) -> None:
         "sequences": {"length": LENGTH, "window": 500_000},
         "model": {"preset": preset},
         "training": {
+            "optimizer": "adamw",  # as the peer has
             "steps": STEPS,
             "global_batch": BATCH,
             "evaluation": {"sequences": 4, "every": 10**6},

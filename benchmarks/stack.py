@@ -67,6 +67,7 @@ def stack_and_bare(preset: str, steps: int, sample: int) -> tuple[float, float]:
             "sequences": {"length": size.length, "window": 1_000_000},
             "model": {"preset": preset},
             "training": {
+                "optimizer": "adamw",  # as the bare loop has
                 "steps": WARM_UP + steps,
                 "global_batch": size.batch,
                 "evaluation": {"sequences": 8, "every": 10**6},

@@ -123,7 +123,7 @@ class _Examination:
 
     def doors(self) -> None:
         """Whether Ray's ports ask for a token."""
-        self.lines += judge_between.doors(try_doors([place.node for place in self._nodes.places]))
+        self.lines += judge_between.doors(try_doors(self._nodes.places))
 
     def all_reduce(self) -> None:
         """Whether all workers add up."""

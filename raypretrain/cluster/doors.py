@@ -6,6 +6,7 @@ import ipaddress
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import grpc
@@ -17,24 +18,29 @@ from ray.dashboard.consts import DASHBOARD_AGENT_ADDR_NODE_ID_PREFIX
 from ray.experimental.internal_kv import _internal_kv_get
 
 from raypretrain.cluster.judge_between import Door
+from raypretrain.cluster.nodes import Place
+from raypretrain.training.growth import HEAD
 
 _SECONDS = 3.0
 State = Literal["open", "closed", "silent"]
 
 
-def try_doors(nodes: list[str]) -> list[Door]:
+def try_doors(places: Sequence[Place]) -> list[Door]:
     """Knock at the dashboard, the GCS and the agents that take jobs, at all their addresses that this machine knows.
 
     Args:
-        nodes: ids of nodes, whose agents are tried.
+        places: the nodes whose agents are tried. That of the head is missed where it is not there.
     """
     gcs = ray.get_runtime_context().gcs_address
     node: Any = ray._private.worker._global_node
     found = [_door("GCS", at, _grpc(at)) for at in _addresses(gcs)]
     if node.webui_url:
         found += [_door("dashboard", at, _http(at, "/api/jobs/")) for at in _addresses(node.webui_url)]
-    for at in filter(None, map(_agent, nodes)):
-        found.append(_door("job agent", at, _http(at, "/api/job_agent/jobs/")))
+    for place in places:
+        if at := _agent(place.node):
+            found.append(_door("job agent", at, _http(at, "/api/job_agent/jobs/")))
+        elif node.webui_url and HEAD in place.resources:
+            found.append(Door("job agent", place.name, False, "missing"))
     return found
 
 

@@ -18,6 +18,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from raypretrain.cluster.address import asks_for_token
+from raypretrain.cluster.judge_between import AGENT_FIX
 from raypretrain.errors import ClusterError, RunError
 
 _SECONDS = 30.0
@@ -32,11 +33,6 @@ _CHATTY = (
     "ray._private.runtime_env.packaging",
 )
 """Loggers that say what nobody asked."""
-
-_AGENT_FIX = (
-    "wait until its head is up; where another Ray on that machine holds port 52365, start this one with "
-    "--dashboard-agent-listen-port"
-)
 
 
 @dataclass(frozen=True)
@@ -153,7 +149,7 @@ class JobServer:
             raise ClusterError(what, where=self.address) from None
         except RuntimeError as error:
             last = str(error).rstrip(".\n").rpartition("\n")[2]
-            fix = _AGENT_FIX if "No available agent" in last else None
+            fix = AGENT_FIX if "No available agent" in last else None
             raise ClusterError(f"the cluster could not do it ({last})", where=self.address, fix=fix) from None
 
 

@@ -9,6 +9,12 @@ from typing import Literal
 from raypretrain.cluster.judge import Line
 from raypretrain.cluster.judge_room import size
 
+AGENT_FIX = (
+    "wait until its head is up; where another Ray on that machine holds port 52365, start this one with "
+    "--dashboard-agent-listen-port"
+)
+"""What to do where the agent that starts jobs is missing."""
+
 _LATE, _WRONG = 1.0, 60.0
 """Seconds that a clock is off: the notice of a node's end is misjudged; signed requests and time limits fail."""
 
@@ -75,13 +81,13 @@ class Door:
     Args:
         what: listens there, e.g. ``dashboard``.
         loopback: whether it can only be reached from its own machine.
-        state: ``open``, ``closed`` (it asks for a token), or ``silent``.
+        state: ``open``, ``closed`` (it asks for a token), ``silent``, or ``missing`` where it has to be.
     """
 
     what: str
     address: str
     loopback: bool
-    state: Literal["open", "closed", "silent"]
+    state: Literal["open", "closed", "silent", "missing"]
 
 
 @dataclass(frozen=True)
@@ -208,12 +214,19 @@ def doors(found: Sequence[Door]) -> list[Line]:
         lines.append(
             Line(state, "authentication", f"the {what} takes orders without a token, from {who}: {at}", fix)
         )
-    if lines:
+    for door in found:
+        if door.state == "missing":
+            what = f"the {door.what} of {door.address} is not there: the cluster takes no jobs"
+            lines.append(Line("warn", "jobs", what, AGENT_FIX))
+    if any(line.what == "authentication" for line in lines):
         return lines
     asking = list(dict.fromkeys(door.what for door in found if door.state == "closed"))
     if not asking:
-        return [Line("warn", "authentication", "no port of Ray's answers here, so none could be tried", "")]
-    return [Line("ok", "authentication", f"a token is asked for: {', '.join(asking)}")]
+        return [
+            *lines,
+            Line("warn", "authentication", "no port of Ray's answers here, so none could be tried", ""),
+        ]
+    return [*lines, Line("ok", "authentication", f"a token is asked for: {', '.join(asking)}")]
 
 
 def all_reduce(found: AllReduce) -> list[Line]:

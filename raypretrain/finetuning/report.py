@@ -128,6 +128,7 @@ def _task(folder: Path, name: str, results: dict[str, Any]) -> dict[str, Any]:
         "losses": _losses(rows, logs, of),
         "pareto": figures.pareto(rows, metric, of),
         "forgetting": _forgetting(best or {}),
+        "blends": _blends(folder / "trials" / of / "blend.json", metric) if of else [],
         "parallel": figures.parallel(rows, metric, of),
         "label_counts": figures.label_counts(rows, metric),
         "confusion": _matrix(**labels) if 0 < len(labels["labels"]) <= MOST_LABELS else [],
@@ -172,6 +173,18 @@ def _losses(rows: Sequence[Row], logs: dict[str, list[Row]], best: str | None) -
         if lines := figures.curves(rows, logs, name, best):
             return {"name": name.replace("_", " "), "lines": lines}
     return {"name": "", "lines": []}
+
+
+def _blends(path: Path, metric: Metric) -> list[Row]:
+    """The weights that were looked at between the base and the best trial, by their share of the latter."""
+    if not path.is_file():
+        return []
+    rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+    kept = [
+        {"share": row["share"], "score": metric.validation(row), "forgetting": number(row, "forgetting")}
+        for row in rows
+    ]
+    return sorted(kept, key=lambda row: row["share"])
 
 
 def _forgetting(best: Row) -> dict[str, Any]:

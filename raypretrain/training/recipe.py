@@ -68,6 +68,16 @@ class PretrainRecipe(Config):
             return {**values, "tokenizer": {**tokenizer, "path": tokenizer.get("path") or model["from"]}}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _base_learns_by_adamw(cls, values: Any) -> Any:
+        # As it did before: Muon gains nothing on weights that AdamW has learned (arXiv:2502.16982, section 3.5).
+        model = values.get("model") if isinstance(values, dict) else None
+        training = values.get("training") or {} if isinstance(values, dict) else None
+        if isinstance(model, dict) and model.get("from") and isinstance(training, dict):
+            return {**values, "training": {"optimizer": "adamw"} | training}
+        return values
+
     @field_validator("model", mode="before")
     @classmethod
     def _base_in_a_store(cls, model: Any, info: ValidationInfo) -> Any:

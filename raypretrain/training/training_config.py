@@ -48,7 +48,9 @@ class TrainingConfig(Config):
     batch_warmup: BatchWarmup = BatchWarmup()
     learning_rate: float = Field(default=1e-3, gt=0)
     schedule: ScheduleConfig = ScheduleConfig()
-    optimizer: Literal["adamw", "muon"] = Field(default="adamw", description="of the layers' matrices")
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="muon", description="of the layers' matrices; adamw is the default where model.from is given"
+    )
     weight_decay: float = Field(default=0.1, ge=0, description="decoupled; on matrices only")
     betas: tuple[float, float] = (0.9, 0.95)
     momentum: float = Field(default=0.95, ge=0, lt=1, description="of Muon")

@@ -264,6 +264,10 @@ def test_an_open_door_fails_where_others_reach_it_and_warns_where_they_do_not() 
     assert (both.state, both.found.endswith(": 10.0.0.1:8265, 127.0.0.1:8265")) == ("fail", True)
     silent = replace(closed, state="silent")
     assert states(judge_between.doors([silent])) == ["warn"]
+    missing, asked = judge_between.doors([closed, Door("job agent", "head", False, "missing")])
+    assert (missing.state, missing.what, asked.state) == ("warn", "jobs", "ok")
+    assert missing.found == "the job agent of head is not there: the cluster takes no jobs"
+    assert "--dashboard-agent-listen-port" in missing.do
 
 
 def test_all_reduce() -> None:

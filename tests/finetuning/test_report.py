@@ -104,6 +104,22 @@ def test_every_picture_is_well_formed_and_has_a_point_for_each_trial_that_it_can
         assert all(0 <= float(y) <= height for y in numbers[1::2])
 
 
+def test_the_weights_between_the_base_and_the_best_are_a_table(tmp_path: Path):
+    results = json.loads((write_folder(tmp_path, ("topics",)) / "results.json").read_text())
+    points = [
+        {"share": share, "validation_accuracy": 0.5 + share / 4, "forgetting": share / 8}
+        for share in (1, 0.25)
+    ]
+    best = tmp_path / "trials" / results["best"]["topics"]["trial"]
+    assert "WiSE-FT" not in page_of(tmp_path)
+    (best / "blend.json").write_text(json.dumps(points))
+    text = " ".join(Page(page_of(tmp_path)).text.split())
+    table = text[text.index("(WiSE-FT)") :]
+    assert table.index("25 % of what was trained") < table.index("100 % of what was trained")
+    assert "0.562 0.031" in table
+    assert "0.750 0.125" in table
+
+
 def test_what_users_wrote_is_shown_and_does_nothing(tmp_path: Path):
     text = page_of(write_folder(tmp_path, ("topics",), labels=[EVIL, "b", "\x00 c"], error=EVIL))
     page = Page(text)

@@ -19,7 +19,7 @@ tokenizer: {{vocabulary: 512, sample: 300K}}
 sequences: {{length: 64, window: 100K}}
 model: {{preset: llama-1m, width: 32, layers: 2, heads: 2, feed_forward: 64}}
 training:
-  {{steps: {steps}, global_batch: 12, learning_rate: 3e-3, checkpoint: {{every: 10}},
+  {{steps: {steps}, global_batch: 12, learning_rate: 3e-3, optimizer: adamw, checkpoint: {{every: 10}},
    evaluation: {{every: 20, sequences: 16}}}}
 compute: {{workers: 2, device: cpu, cpus_per_worker: 0.5}}
 """

@@ -45,6 +45,13 @@ def test_rotary_positions_go_on_beyond_those_of_the_base_and_may_be_scaled(
     assert (shape.max_length, shape.rope_theta, shape.rope_scaling.factor) == (512, 1e6, 4)
 
 
+def test_a_base_goes_on_with_adamw_unless_the_recipe_says_otherwise(base: Path, tmp_path: Path) -> None:
+    assert recipe(tmp_path).training.optimizer == "muon"
+    assert recipe(tmp_path, model={"from": "base"}).training.optimizer == "adamw"
+    made = recipe(tmp_path, model={"from": "base"}, training={"optimizer": "muon", "steps": 3})
+    assert (made.training.optimizer, made.training.steps) == ("muon", 3)
+
+
 def test_an_encoder_learns_what_is_hidden(tmp_path: Path) -> None:
     write_base(tmp_path / "bert", "bert-1m", "like-bert")
     made = recipe(
