@@ -115,6 +115,7 @@ def _task(folder: Path, name: str, results: dict[str, Any]) -> dict[str, Any]:
         "split": metric.split,
         "sizes": {split: about.get(split) for split in ("train", "validation", "test")},
         "dropped": about.get("dropped") or 0,
+        "unseen": number(best or {}, f"{metric.split}_unseen"),
         "seen": about.get("seen"),
         "labels": about.get("labels") or [],
         "ways": list(dict.fromkeys(str(row["adapt.way"]) for row in rows)),

@@ -120,6 +120,14 @@ def test_the_weights_between_the_base_and_the_best_are_a_table(tmp_path: Path):
     assert "0.750 0.125" in table
 
 
+def test_words_that_were_cut_off_are_said(tmp_path: Path):
+    results = json.loads((write_folder(tmp_path, ("names",)) / "results.json").read_text())
+    assert "beyond adapt.length" not in page_of(tmp_path)
+    results["best"]["names"]["test_unseen"] = 0.125
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert "12 % of the test words are beyond adapt.length and count as missed" in page_of(tmp_path)
+
+
 def test_what_users_wrote_is_shown_and_does_nothing(tmp_path: Path):
     text = page_of(write_folder(tmp_path, ("topics",), labels=[EVIL, "b", "\x00 c"], error=EVIL))
     page = Page(text)

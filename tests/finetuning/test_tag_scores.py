@@ -26,6 +26,7 @@ def test_all_words_are_there_and_right() -> None:
     data = sentences(())
     found = Tag(NAMES, iob2=True).scores(all_right(data), data)
     assert (found["f1"], found["accuracy"]) == (1.0, 1.0)
+    assert "unseen" not in found
 
 
 def test_an_entity_beyond_the_length_is_missed() -> None:
@@ -33,6 +34,7 @@ def test_an_entity_beyond_the_length_is_missed() -> None:
     found = Tag(NAMES, iob2=True).scores(all_right(data), data)
     assert (found["precision"], found["recall"]) == (1.0, pytest.approx(2 / 3))
     assert found["accuracy"] == pytest.approx(5 / 7)
+    assert found["unseen"] == pytest.approx(2 / 7)
     details = Tag(NAMES, iob2=True).details(all_right(data), data)
     assert details.truth[0] == "B-PER O B-PER B-PER I-PER"
     assert details.predicted[0] == "B-PER O B-PER O O"

@@ -133,6 +133,8 @@ class Tag(Solvable):
         true = np.concatenate([true, np.array(unseen, dtype=np.int64)])
         predicted = np.concatenate([logits.argmax(axis=1), np.full(len(unseen), NO_CLASS)])
         found = {"accuracy": float((predicted == true).mean()), "loss": loss}
+        if unseen:
+            found["unseen"] = len(unseen) / len(true)  # the share of words that the length cut off
         if not self.iob2:
             return {"f1": macro_f1(predicted, true)} | found
         whole = entity_scores(*self._tags(outputs, data))
