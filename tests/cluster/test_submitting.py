@@ -141,22 +141,50 @@ def test_following_a_job_that_fails_ends_as_it_did(client: Client, tiny: Path, t
     assert "Traceback" not in out
 
 
-def test_a_recipe_with_tasks_is_carried_out_as_a_search(
-    client: Client, base: Path, data: Path, tmp_path: Path
-) -> None:
-    recipe, folder = tmp_path / "moods.yaml", tmp_path / "moods"
+def write_search(folder: Path, base: Path, data: Path, **adapt: object) -> Path:
+    """A recipe of a search for the trials that ``adapt`` asks for, in ``FOLDER.yaml``."""
+    recipe = folder.with_suffix(".yaml")
     values = {
         "run": {"folder": str(folder)},
         "base": {"path": str(base)},
         "tasks": [
             {"name": "mood", "train": {"path": f"{data}/train.csv"}, "test": {"path": f"{data}/test.csv"}}
         ],
-        "adapt": {"length": 32, "batch": 16, "epochs": 1, "learning_rate": {"grid": [1e-3, 2e-3]}},
+        "adapt": {"length": 32, "batch": 16, "epochs": 1, **adapt},
     }
     recipe.write_text(json.dumps(values))  # which is YAML too
+    return recipe
+
+
+def test_a_recipe_with_tasks_is_carried_out_as_a_search(
+    client: Client, base: Path, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "moods"
+    recipe = write_search(folder, base, data, learning_rate={"grid": [1e-3, 2e-3]})
     status, out, error = client.run("submit", recipe, "--follow")
     assert (status, error.splitlines()[-1]) == (0, "moods-1: succeeded"), out + error
     assert "trial 2/2" in out
     assert len(list(folder.glob("trials/*/result.json"))) == 2
     row = next(row for row in client.says("jobs") if row["job"] == "moods-1")
     assert (row["command"], row["run"], row["state"]) == ("search", str(folder), "succeeded")
+
+
+def test_a_search_that_is_stopped_keeps_its_trials_and_goes_on(
+    client: Client, base: Path, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "many"
+    recipe = write_search(folder, base, data, epochs=20, seed={"grid": list(range(8))})
+
+    def finished() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/result.json")}
+
+    client.says("submit", recipe)
+    wait_until(finished)
+    assert client.says("stop", "many")["state"] == "stopped"
+    kept = finished()
+    assert 1 <= len(kept) < 8
+    assert (folder / "results.json").is_file()
+    status, out, error = client.run("submit", recipe, "--follow")
+    assert (status, error.splitlines()[-1]) == (0, "many-2: succeeded"), out + error
+    assert len(finished()) == 8
+    assert {path: finished()[path] for path in kept} == kept
