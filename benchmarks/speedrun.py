@@ -35,6 +35,7 @@ from raypretrain.training.runfolder import RunFolder
 LENGTH, VOCABULARY, CORPUS, HELD_OUT = 256, 4096, 30_000_000, 0.01
 VARIANTS: dict[str, dict[str, Any]] = {
     "AdamW": {"training.optimizer": "adamw"},
+    "AdamW, a third of the learning rate": {"training.optimizer": "adamw", "training.learning_rate": 2e-3},
     "fp32": {"compute.precision": "fp32"},
     "GPT-2's architecture": {
         "model.preset": "gpt2-1m",
@@ -77,7 +78,6 @@ def recipe_of(folder: Path, tokens: int, changes: dict[str, Any]) -> PretrainRec
             "tokens": tokens,
             "global_batch": 32,
             "batch_warmup": {"first": 8, "steps": 60},
-            "optimizer": "muon",
             "learning_rate": 6e-3,
             "schedule": {"kind": "linear", "final": 0.0},
             "evaluation": {"sequences": 256},

@@ -29,6 +29,16 @@ def parameters(network: Network) -> dict[str, int]:
     return {part: number for part, number in parts.items() if number}
 
 
+def orthogonalizing(network: Network) -> int:
+    """Operations of Muon's update of all layers, once a step: of a matrix [m, n] with m ≤ n five iterations of Newton
+    and Schulz, each with two products of m·m·n and one of m·m·m (Jordan et al., Muon, 2024).
+    """
+    n = network
+    inner = [n.queries, n.keys, n.keys, n.queries] + n.feed_forward_matrices * [n.feed_forward]
+    sides = [(min(n.width, other), max(n.width, other)) for other in inner]
+    return n.layers * sum(5 * (4 * short**2 * long + 2 * short**3) for short, long in sides)
+
+
 def number_of_parameters(network: Network) -> int:
     """The sum over all parts."""
     return sum(parameters(network).values())

@@ -26,6 +26,7 @@ class Layout:
         predicted: share of the positions that have a target.
         chunked: the logits exist in chunks (``models/loss.py``), not all at once.
         blockwise: attention keeps its probabilities for the backward pass, as it does on CPUs.
+        muon: the layers' matrices are learned by Muon.
     """
 
     workers: int
@@ -40,6 +41,7 @@ class Layout:
     predicted: float = 1.0
     chunked: bool = True
     blockwise: bool = False
+    muon: bool = False
 
     @property
     def unit(self) -> int:

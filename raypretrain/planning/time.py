@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from raypretrain.planning.calibration import Calibration
-from raypretrain.planning.compute import BACKWARD, number_of_parameters, operations
+from raypretrain.planning.compute import BACKWARD, number_of_parameters, operations, orthogonalizing
 from raypretrain.planning.hardware import LATENCY, Gpu
 from raypretrain.planning.layout import Layout
 from raypretrain.planning.network import Network
@@ -42,7 +42,7 @@ class Step:
         entries: operations that are bound by the memory: norms, activations, the loss.
         launches: no kernel runs.
         exposed: communication that the computing waits for.
-        optimizer: AdamW.
+        optimizer: AdamW, and what Muon adds.
         communication: all of it, also what is hidden; not in the sum.
     """
 
@@ -88,13 +88,17 @@ def step(
     travelling = communication(n, layout, gpu, c)
     exposed = max((1 - c.hidden) * travelling, travelling - computing)
     owned = number_of_parameters(n) / (layout.workers if layout.zero else 1)
+    optimizer = owned * OPTIMIZER_BYTES / gpu.bandwidth
+    if layout.muon:  # in bf16 whatever the precision; with ZeRO 1 and 2 the workers share it
+        shares = layout.workers if layout.zero in (1, 2) else 1
+        optimizer += orthogonalizing(n) / shares / (c.products * gpu.flops)
     return Step(
         products=micro_batches * products,
         attention=micro_batches * attention,
         entries=micro_batches * entries,
         launches=micro_batches * launches,
         exposed=micro_batches * exposed,
-        optimizer=owned * OPTIMIZER_BYTES / gpu.bandwidth,
+        optimizer=optimizer,
         communication=micro_batches * travelling,
     )
 

@@ -40,6 +40,18 @@ def test_full_checkpointing_costs_about_a_third_more_products() -> None:
     assert made(replace(LAYOUT, checkpointing="selective")).products == made().products
 
 
+def test_muon_is_paid_once_a_step_and_shared_where_its_state_is() -> None:
+    def added(**settings: int) -> float:
+        layout = replace(LAYOUT, workers=8, **settings)
+        return made(replace(layout, muon=True)).optimizer - made(layout).optimizer
+
+    alone = added(zero=3)
+    # Of each layer's 218 million weights, in matrices whose shorter side is 4,096 or, of keys and values, 1,024.
+    assert alone * HOPPER.products * H100.flops == pytest.approx(32 * 2e13, rel=0.1)
+    assert added(zero=2, accumulation=4) == pytest.approx(alone / 8)
+    assert added(zero=0) == pytest.approx(alone)
+
+
 def test_zero_3_sends_half_as_much_again_and_for_each_micro_batch() -> None:
     def sent(**settings: int) -> float:
         return communication(NETWORK, replace(LAYOUT, workers=8, **settings), H100, HOPPER)
