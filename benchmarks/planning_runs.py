@@ -28,7 +28,7 @@ from raypretrain.models.config import ModelConfig
 from raypretrain.planning.calibration import CALIBRATIONS, Calibration
 from raypretrain.planning.hardware import GPUS, Gpu
 from raypretrain.planning.layout import Layout
-from raypretrain.planning.memory import memory
+from raypretrain.planning.memory import HOLES, memory
 from raypretrain.planning.network import Network
 from raypretrain.planning.time import step
 from raypretrain.training.planned import network_of
@@ -103,6 +103,7 @@ def layout_of(of: dict[str, Any], network: Network) -> Layout:
         checkpointing=of["checkpointing"],
         predicted=1 / 3 if network.masked else 1.0,
         blockwise=True,
+        documents=False,
     )
 
 
@@ -124,19 +125,13 @@ def bytes_of(of: dict[str, Any]) -> float:
 
 
 def fit_core(runs: list[dict[str, Any]], core: Gpu) -> Calibration:
-    """The efficiencies of a core in one precision, and of gloo, by least squares of the logarithms."""
-    first = np.log([0.7, 0.5, 1e-3, 0.1])
+    """The efficiencies of a core, and of gloo, by least squares of the logarithms."""
+    first = np.log([0.9, 0.5, 2.0, 1e-3, 0.1])
 
     def calibration(logs: np.ndarray) -> Calibration:
-        products, entries, launch, link = np.exp(logs)
-        return replace(
-            CALIBRATIONS["cpu"],
-            products=products,
-            attention=0.9 * products,
-            memory=entries,
-            launch=launch,
-            link=link,
-        )
+        products, memory, halves, launch, link = np.exp(logs)
+        found = {"products": products, "attention": 0.9 * products, "memory": memory, "halves": halves}
+        return replace(CALIBRATIONS["cpu"], launch=launch, link=link, **found)
 
     def off(logs: np.ndarray) -> np.ndarray:
         now = calibration(logs)
@@ -146,15 +141,37 @@ def fit_core(runs: list[dict[str, Any]], core: Gpu) -> Calibration:
     return calibration(least_squares(off, first, loss="soft_l1", f_scale=0.1).x)
 
 
+def fit_holes(runs: list[dict[str, Any]]) -> float:
+    """What ``HOLES`` of planning/memory.py would be by these runs."""
+
+    def off(holes: np.ndarray) -> list[float]:
+        found = []
+        for run in runs:
+            network = network_of_run(run)
+            parts = memory(network, layout_of(run, network))
+            rest = parts["total"] - parts["fragmentation"] * (1 - float(holes[0]) / HOLES)
+            found.append(math.log(rest / run["bytes"]))
+        return found
+
+    return float(least_squares(off, [HOLES], loss="soft_l1", f_scale=0.05).x[0])
+
+
+def efficiencies(of: Calibration) -> str:
+    """What :func:`fit_core` finds, in a line."""
+    return ", ".join(
+        f"{name} {getattr(of, name):.3g}" for name in ("products", "memory", "halves", "launch", "link")
+    )
+
+
 def compare(known: list[dict[str, Any]], unknown: list[dict[str, Any]], core: Gpu) -> list[Row]:
     """Print predicted against measured of the runs that nothing was fitted to."""
-    by = {
-        kind: fit_core([run for run in known if run["precision"] == kind], core) for kind in ("fp32", "bf16")
-    }
+    fitted = fit_core(known, core)
+    print(f"fitted: {efficiencies(fitted)}; holes {fit_holes(known):.2f}, in the package {HOLES}")
+    print(f"fitted to all: {efficiencies(fit_core(known + unknown, core))}")
     lines: list[list[object]] = []
     space, time = [], []
     for of in unknown:
-        size, seconds = bytes_of(of), seconds_of(of, core, by[of["precision"]])
+        size, seconds = bytes_of(of), seconds_of(of, core, fitted)
         space.append(size / of["bytes"] - 1)
         time.append(seconds / of["seconds"] - 1)
         lines.append(
