@@ -1,7 +1,8 @@
 """The planner against runs on this machine: peak memory and time of a step, by family, size, stage and precision.
 
 The efficiencies of a core are found from half of the runs, as ``raypretrain plan --probe`` would, and tried on the
-other half, of other sizes. A worker is a process with one thread; two exchange over gloo.
+other half, of other sizes. A worker is a process with one thread; two exchange over gloo. What was measured for
+docs/planning.md is in ``planning_runs.jsonl``; with ``--runs`` and another file it is measured anew, in ten minutes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
-from peak import fastest
 from report import Row, parser, report, say_load, show
 from scipy.optimize import least_squares
 
@@ -34,7 +33,10 @@ from raypretrain.planning.time import step
 from raypretrain.training.planned import network_of
 
 WORKER = Path(__file__).with_name("planning_worker.py")
+RUNS = Path(__file__).with_name("planning_runs.jsonl")
 SECONDS = 300
+NAMES = ("products", "attention", "memory", "halves", "launch", "link")
+"""What is fitted of a core."""
 
 
 def work(
@@ -158,9 +160,7 @@ def fit_holes(runs: list[dict[str, Any]]) -> float:
 
 def efficiencies(of: Calibration) -> str:
     """What :func:`fit_core` finds, in a line."""
-    return ", ".join(
-        f"{name} {getattr(of, name):.3g}" for name in ("products", "memory", "halves", "launch", "link")
-    )
+    return ", ".join(f"{name} {getattr(of, name):.3g}" for name in NAMES)
 
 
 def compare(known: list[dict[str, Any]], unknown: list[dict[str, Any]], core: Gpu) -> list[Row]:
@@ -200,33 +200,33 @@ def compare(known: list[dict[str, Any]], unknown: list[dict[str, Any]], core: Gp
     ]
 
 
+def halves(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The runs to fit to and those to try, from ``file``; what it lacks is run, and added to it."""
+    done = [json.loads(line) for line in file.open()] if file.is_file() else []
+    found = []
+    for of in KNOWN + UNKNOWN:
+        kept = next((run for run in done if of.items() <= run.items()), None)
+        if not kept and not found:
+            say_load()
+        found.append(kept or of | run(of))
+        if not kept:
+            with file.open("a") as kept_in:
+                kept_in.write(json.dumps(found[-1]) + "\n")
+    return found[: len(KNOWN)], found[len(KNOWN) :]
+
+
 def main() -> None:
     """Run it."""
     made = parser(__doc__ or "")
     made.add_argument(
-        "--runs", type=Path, metavar="FILE", help="keep what was measured there, and go on from it"
+        "--runs",
+        type=Path,
+        default=RUNS,
+        metavar="FILE",
+        help="what was measured; what it lacks is, and is added",
     )
     options = made.parse_args()
-    done = (
-        [json.loads(line) for line in options.runs.open()] if options.runs and options.runs.is_file() else []
-    )
-    torch.set_num_threads(1)
-    say_load()
-    found = []
-    for of in KNOWN + UNKNOWN:
-        kept = next((run for run in done if of.items() <= run.items()), None)
-        found.append(kept or of | run(of))
-        if options.runs and not kept:
-            with options.runs.open("a") as file:
-                file.write(json.dumps(found[-1]) + "\n")
-    fp32, bf16 = (
-        max(fastest(size, "cpu", kind, 5) for size in (1024, 2048))
-        for kind in (torch.float32, torch.bfloat16)
-    )
-    print(f"fastest products of a thread: {fp32 / 1e9:.0f} GFLOP/s in fp32, {bf16 / 1e9:.0f} in bf16")
-    core = replace(GPUS["cpu"], flops=bf16, flops_fp32=fp32)
-    rows = compare(found[: len(KNOWN)], found[len(KNOWN) :], core)
-    say_load()
+    rows = compare(*halves(options.runs), GPUS["cpu"])
     report("the planner on this machine", "%", rows, options.json)
 
 

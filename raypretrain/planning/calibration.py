@@ -43,8 +43,8 @@ CALIBRATIONS: dict[str, Calibration] = {
     # Fitted by benchmarks/planning_runs.py to all its runs. What a pass of a layer costs beside its operations is in
     # launch: many small ones, and the kernel's zeroing of memory.
     "cpu": Calibration(
-        products=0.918, attention=0.826, memory=0.936, link=0.0237, network=0.1, launch=0.0168, hidden=0.0, fp8=1.0,
-        halves=2.83, source="fitted to 26 runs on a thread or two of an AMD EPYC (benchmarks/planning_runs.py)",
+        products=0.876, attention=0.788, memory=0.927, link=0.0237, network=0.1, launch=0.0175, hidden=0.0, fp8=1.0,
+        halves=2.14, source="fitted to 26 runs on a thread or two of an AMD EPYC (benchmarks/planning_runs.py)",
     ),
 }  # fmt: skip
 """By :attr:`~raypretrain.planning.hardware.Gpu.efficiency`."""
