@@ -44,6 +44,9 @@ bench: setup  ## the benchmarks, side by side with their peers
 	$(BIN)/python benchmarks/goodput.py
 	$(BIN)/python benchmarks/finetuning.py
 	$(BIN)/python benchmarks/fanout.py
+	$(BIN)/python benchmarks/planning.py
+	$(BIN)/python benchmarks/planning_runs.py
+	$(BIN)/python benchmarks/scaling.py
 
 lock:  ## pin what pyproject.toml asks for, as found today
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

@@ -1,7 +1,8 @@
 """The planner against runs on this machine: peak memory and time of a step, by family, size, stage and precision.
 
 The efficiencies of a core are found from half of the runs, as ``raypretrain plan --probe`` would, and tried on the
-other half, of other sizes. A worker is a process with one thread; two exchange over gloo.
+other half, of other sizes. A worker is a process with one thread; two exchange over gloo. What was measured for
+docs/planning.md is in ``planning_runs.jsonl``; with ``--runs`` and another file it is measured anew, in ten minutes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
-from peak import fastest
 from report import Row, parser, report, say_load, show
 from scipy.optimize import least_squares
 
@@ -28,13 +27,16 @@ from raypretrain.models.config import ModelConfig
 from raypretrain.planning.calibration import CALIBRATIONS, Calibration
 from raypretrain.planning.hardware import GPUS, Gpu
 from raypretrain.planning.layout import Layout
-from raypretrain.planning.memory import memory
+from raypretrain.planning.memory import HOLES, memory
 from raypretrain.planning.network import Network
 from raypretrain.planning.time import step
 from raypretrain.training.planned import network_of
 
 WORKER = Path(__file__).with_name("planning_worker.py")
+RUNS = Path(__file__).with_name("planning_runs.jsonl")
 SECONDS = 300
+NAMES = ("products", "attention", "memory", "halves", "launch", "link")
+"""What is fitted of a core."""
 
 
 def work(
@@ -103,6 +105,7 @@ def layout_of(of: dict[str, Any], network: Network) -> Layout:
         checkpointing=of["checkpointing"],
         predicted=1 / 3 if network.masked else 1.0,
         blockwise=True,
+        documents=False,
     )
 
 
@@ -124,19 +127,13 @@ def bytes_of(of: dict[str, Any]) -> float:
 
 
 def fit_core(runs: list[dict[str, Any]], core: Gpu) -> Calibration:
-    """The efficiencies of a core in one precision, and of gloo, by least squares of the logarithms."""
-    first = np.log([0.7, 0.5, 1e-3, 0.1])
+    """The efficiencies of a core, and of gloo, by least squares of the logarithms."""
+    first = np.log([0.9, 0.5, 2.0, 1e-3, 0.1])
 
     def calibration(logs: np.ndarray) -> Calibration:
-        products, entries, launch, link = np.exp(logs)
-        return replace(
-            CALIBRATIONS["cpu"],
-            products=products,
-            attention=0.9 * products,
-            memory=entries,
-            launch=launch,
-            link=link,
-        )
+        products, memory, halves, launch, link = np.exp(logs)
+        found = {"products": products, "attention": 0.9 * products, "memory": memory, "halves": halves}
+        return replace(CALIBRATIONS["cpu"], launch=launch, link=link, **found)
 
     def off(logs: np.ndarray) -> np.ndarray:
         now = calibration(logs)
@@ -146,15 +143,35 @@ def fit_core(runs: list[dict[str, Any]], core: Gpu) -> Calibration:
     return calibration(least_squares(off, first, loss="soft_l1", f_scale=0.1).x)
 
 
+def fit_holes(runs: list[dict[str, Any]]) -> float:
+    """What ``HOLES`` of planning/memory.py would be by these runs."""
+
+    def off(holes: np.ndarray) -> list[float]:
+        found = []
+        for run in runs:
+            network = network_of_run(run)
+            parts = memory(network, layout_of(run, network))
+            rest = parts["total"] - parts["fragmentation"] * (1 - float(holes[0]) / HOLES)
+            found.append(math.log(rest / run["bytes"]))
+        return found
+
+    return float(least_squares(off, [HOLES], loss="soft_l1", f_scale=0.05).x[0])
+
+
+def efficiencies(of: Calibration) -> str:
+    """What :func:`fit_core` finds, in a line."""
+    return ", ".join(f"{name} {getattr(of, name):.3g}" for name in NAMES)
+
+
 def compare(known: list[dict[str, Any]], unknown: list[dict[str, Any]], core: Gpu) -> list[Row]:
     """Print predicted against measured of the runs that nothing was fitted to."""
-    by = {
-        kind: fit_core([run for run in known if run["precision"] == kind], core) for kind in ("fp32", "bf16")
-    }
+    fitted = fit_core(known, core)
+    print(f"fitted: {efficiencies(fitted)}; holes {fit_holes(known):.2f}, in the package {HOLES}")
+    print(f"fitted to all: {efficiencies(fit_core(known + unknown, core))}")
     lines: list[list[object]] = []
     space, time = [], []
     for of in unknown:
-        size, seconds = bytes_of(of), seconds_of(of, core, by[of["precision"]])
+        size, seconds = bytes_of(of), seconds_of(of, core, fitted)
         space.append(size / of["bytes"] - 1)
         time.append(seconds / of["seconds"] - 1)
         lines.append(
@@ -183,33 +200,33 @@ def compare(known: list[dict[str, Any]], unknown: list[dict[str, Any]], core: Gp
     ]
 
 
+def halves(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The runs to fit to and those to try, from ``file``; what it lacks is run, and added to it."""
+    done = [json.loads(line) for line in file.open()] if file.is_file() else []
+    found = []
+    for of in KNOWN + UNKNOWN:
+        kept = next((run for run in done if of.items() <= run.items()), None)
+        if not kept and not found:
+            say_load()
+        found.append(kept or of | run(of))
+        if not kept:
+            with file.open("a") as kept_in:
+                kept_in.write(json.dumps(found[-1]) + "\n")
+    return found[: len(KNOWN)], found[len(KNOWN) :]
+
+
 def main() -> None:
     """Run it."""
     made = parser(__doc__ or "")
     made.add_argument(
-        "--runs", type=Path, metavar="FILE", help="keep what was measured there, and go on from it"
+        "--runs",
+        type=Path,
+        default=RUNS,
+        metavar="FILE",
+        help="what was measured; what it lacks is, and is added",
     )
     options = made.parse_args()
-    done = (
-        [json.loads(line) for line in options.runs.open()] if options.runs and options.runs.is_file() else []
-    )
-    torch.set_num_threads(1)
-    say_load()
-    found = []
-    for of in KNOWN + UNKNOWN:
-        kept = next((run for run in done if of.items() <= run.items()), None)
-        found.append(kept or of | run(of))
-        if options.runs and not kept:
-            with options.runs.open("a") as file:
-                file.write(json.dumps(found[-1]) + "\n")
-    fp32, bf16 = (
-        max(fastest(size, "cpu", kind, 5) for size in (1024, 2048))
-        for kind in (torch.float32, torch.bfloat16)
-    )
-    print(f"fastest products of a thread: {fp32 / 1e9:.0f} GFLOP/s in fp32, {bf16 / 1e9:.0f} in bf16")
-    core = replace(GPUS["cpu"], flops=bf16, flops_fp32=fp32)
-    rows = compare(found[: len(KNOWN)], found[len(KNOWN) :], core)
-    say_load()
+    rows = compare(*halves(options.runs), GPUS["cpu"])
     report("the planner on this machine", "%", rows, options.json)
 
 

@@ -45,6 +45,10 @@ def plan(
         bool,
         typer.Option("--probe", help="Train 20 steps on the cluster first, and plan with what they took."),
     ] = False,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="PRESET", help="In place of a base model that is not there yet."),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page as well.")
     ] = None,
@@ -58,6 +62,7 @@ def plan(
       raypretrain plan jobs/pretrain-small.yaml --set model.preset=llama-8b --gpu h100 --gpus 64 --price 2.5
       raypretrain plan jobs/pretrain-small.yaml --set model.preset=llama-1b --budget 10000 --deadline 5d
       raypretrain plan jobs/pretrain-small.yaml --set model.preset=llama-100m --fit 'runs/small-*'
+      raypretrain plan jobs/search-sentiment.yaml --gpu cpu --gpus 2 --base llama-3m
     """
     from raypretrain.config import keys_of
     from raypretrain.planning.choice import parse_duration
@@ -67,12 +72,20 @@ def plan(
 
     chosen, prices = with_network(find_gpu(gpu), network), Prices.given(price, kwh, spot)
     seconds = parse_duration(deadline) if deadline else None
-    if "tasks" in keys_of(recipe):
-        if probe or fit or budget is not None or deadline:
-            raise typer.BadParameter("--probe, --fit, --budget and --deadline are for recipes of pretraining")
-        found = _of_finetuning(recipe, overrides, chosen, gpus, prices)
+    keys = keys_of(recipe)
+    alone = probe or budget is not None or deadline
+    if (alone and keys & {"tasks", "search"}) or (fit and "tasks" in keys):
+        raise typer.BadParameter(
+            "--probe, --budget and --deadline are for recipes of pretraining without a search, --fit for any of them"
+        )
+    like = [f"model={{preset: {base}}}"] if base and "tasks" not in keys else []
+    given = [*(overrides or []), *like]
+    if "tasks" in keys:
+        found = _of_finetuning(recipe, given, chosen, gpus, prices, base)
+    elif "search" in keys:
+        found = _of_search(recipe, given, chosen, gpus, prices)
     else:
-        found = _of_pretraining(recipe, overrides, chosen, gpus, prices, (budget, seconds), probe)
+        found = _of_pretraining(recipe, given, chosen, gpus, prices, (budget, seconds), probe)
     if fit:
         from raypretrain.training.smallruns import predicted_loss
 
@@ -85,18 +98,28 @@ def plan(
 
 
 def _of_finetuning(
-    recipe: Path, overrides: list[str] | None, gpu: Gpu, number: int | None, prices: Prices
+    recipe: Path, overrides: list[str], gpu: Gpu, number: int | None, prices: Prices, base: str | None
 ) -> dict[str, Any]:
     from raypretrain.config import load_recipe
     from raypretrain.finetuning.forecast import forecast
     from raypretrain.finetuning.recipe import FinetuneRecipe
 
-    return forecast(load_recipe(recipe, FinetuneRecipe, overrides or []), gpu, number, prices)
+    return forecast(load_recipe(recipe, FinetuneRecipe, overrides), gpu, number, prices, base)
+
+
+def _of_search(
+    recipe: Path, overrides: list[str], gpu: Gpu, number: int | None, prices: Prices
+) -> dict[str, Any]:
+    from raypretrain.config import load_recipe
+    from raypretrain.sweeps.forecast import forecast
+    from raypretrain.sweeps.recipe import SweepRecipe
+
+    return forecast(load_recipe(recipe, SweepRecipe, overrides), gpu, number, prices)
 
 
 def _of_pretraining(
     recipe: Path,
-    overrides: list[str] | None,
+    overrides: list[str],
     gpu: Gpu,
     number: int | None,
     prices: Prices,
@@ -107,7 +130,7 @@ def _of_pretraining(
     from raypretrain.training.forecast import Limits, forecast
     from raypretrain.training.recipe import PretrainRecipe
 
-    loaded, probed = load_recipe(recipe, PretrainRecipe, overrides or []), None
+    loaded, probed = load_recipe(recipe, PretrainRecipe, overrides), None
     if probe:
         from raypretrain.console import PretrainView
         from raypretrain.training.probe import probe as measure

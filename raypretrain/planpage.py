@@ -43,7 +43,7 @@ def write_page(found: dict[str, Any], path: Path) -> None:
     template = environment.get_template("planpage.html.j2")
     text = template.render(
         title=f"Plan of {Path(found['recipe']).name} on {found['gpu']['number']:,} × {found['gpu']['name']}",
-        fits=f"Does it fit? {fits_line(found['memory'])}.",
+        fits=f"Does it fit? {fits_line(found)}.",
         lines=headline(found),
         pictures=of_reports,  # the style sheet asks it for the number of its colours
         drawn=pictures(found),

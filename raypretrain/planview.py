@@ -43,9 +43,9 @@ def headline(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("recipe", found["recipe"]),
         ("on", f"{gpu['number']:,} × {gpu['name']}{nodes}"),
         ("model", f"{model['parameters']:,} parameters, {flops(cost['flops_per_token'])} a token"),
-        ("fits", fits_line(found["memory"])),
+        ("fits", fits_line(found)),
     ]
-    return lines + (_run_lines(found) if found["run"] else [])
+    return lines + (_run_lines(found) + _trial_lines(found) if found["run"] else [])
 
 
 def _run_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -67,13 +67,38 @@ def _run_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def fits_line(memory: dict[str, Any]) -> str:
+def _trial_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of a search over pretraining, or of fine-tuning."""
+    if trials := found.get("trials"):
+        each, longest = (duration(trials[key] * _HOUR) for key in ("mean_hours", "longest_hours"))
+        return [("trials", f"{trials['number']:,}, one a GPU at a time: {each} each, the longest {longest}")]
+    if not (search := found.get("search")):
+        return []
+    most, expected = search["at_most"], search["expected"]
+    tried, fewer = most["trials_gpu_hours"], expected["trials_gpu_hours"]
+    early = f", {search['share']:.0%} of it expected with {search['scheduler']}: {fewer:,.2f}"
+    together = [
+        f"{duration(one['hours'] * _HOUR)}, {one['gpu_hours']:,.2f} GPU-hours, ${one['dollars']:,.2f}"
+        for one in (most, expected)
+    ]
+    return [
+        (
+            "trials",
+            f"{search['trials']} of {search['tokens']:,} tokens: at most {tried:,.2f} GPU-hours{early}",
+        ),
+        ("in all", f"trials and the run above: at most {together[0]}; expected {together[1]}"),
+    ]
+
+
+def fits_line(found: dict[str, Any]) -> str:
     """Whether it fits, and what to change first where it does not."""
+    memory = found["memory"]
     total, capacity = memory["total"] / _GB, memory["capacity"] / _GB
     need = f"{total:.1f} of {capacity:.1f} GB a GPU, micro-batches of {memory['micro_batch']}"
     if memory["fits"]:
         return f"yes: {need}; the largest that fits: {memory['largest_micro_batch']}"
-    return f"NO: {need}; change first: {memory['change_first']}. What follows is with that"
+    said = f"NO: {need}; change first: {memory['change_first']}"
+    return f"{said}. What follows is with that" if found["run"] else said
 
 
 def fit_lines(fit: dict[str, Any] | None) -> list[str]:

@@ -100,6 +100,9 @@ def _progress(found: dict[str, Any]) -> Table:
             f"{held_out['first_loss']:.4f} → {held_out['loss']:.4f} nats a token"
             f"{bits(held_out['bits_per_byte'])}, at step {held_out['step']:,}"
         )
+    if plan := found["plan"]:
+        took, said = plan["measured_step_seconds"], plan["predicted_step_seconds"]
+        lines["plan"] = f"a step took {took:.3f} s; the planner says {said:.3f}, {said / took - 1:+.0%}"
     saved = "none yet"
     if checkpoint:
         saved = f"step {checkpoint['step']:,}, {duration(checkpoint['age_seconds'])} ago"

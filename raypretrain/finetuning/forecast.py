@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from raypretrain.config import validate
 from raypretrain.errors import RaypretrainError
 from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.base import DEFAULT_LENGTH
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.rows import read_rows
 from raypretrain.finetuning.tasks import TaskConfig
-from raypretrain.models.config import read_json_object, read_shape
+from raypretrain.models.config import ModelConfig, read_json_object, read_shape
 from raypretrain.models.shape import ModelShape
 from raypretrain.planning.hardware import Gpu
 from raypretrain.planning.layout import Layout
+from raypretrain.planning.memory import fits, memory
 from raypretrain.planning.money import Prices
+from raypretrain.planning.network import Network
 from raypretrain.planning.plan import Job, Machine, plan
 from raypretrain.planning.wholerun import Rhythm
 from raypretrain.storage import is_remote
+from raypretrain.tokens.tokenizer_config import TokenizerConfig
 from raypretrain.training.planned import network_of
 
 EXAMPLES = 1000
@@ -28,51 +33,106 @@ _PASSES = {"full": 3.0, "lora": 2.2, "head": 1.0}
 """Forward passes that an example of an epoch costs: adapters of low rank need no gradients of the large matrices; a
 head is solved for once, whatever ``epochs`` says."""
 
+_TRAINED = {"full": 1.0, "lora": 0.01, "head": 0.0}
+"""Share of the weights that a trial trains; of adapters roughly, at the usual ranks."""
 
-def forecast(recipe: FinetuneRecipe, gpu: Gpu, number: int | None, prices: Prices) -> dict[str, Any]:
+
+def forecast(
+    recipe: FinetuneRecipe, gpu: Gpu, number: int | None, prices: Prices, preset: str | None = None
+) -> dict[str, Any]:
     """The plan of all trials of all tasks: one a GPU at a time, on ``number`` of them.
+
+    Args:
+        preset: of the base model's size, which then need not be there.
 
     Raises:
         RaypretrainError: the base model is not there, or what is asked for is impossible.
     """
     assumed = ["texts are as long as adapt.length lets them be: shorter ones take less"]
-    shape = _base_shape(recipe)
     trials = recipe.trials()
-    length = min(shape.max_length, max(trial.length or DEFAULT_LENGTH for trial in trials))
-    batch = max(trial.batch for trial in trials)
+    shape = _shape_of(preset, trials, assumed) if preset else _base_shape(recipe)
+    network = network_of(shape)
+    head = 1.0 if any(task.kind == "generate" for task in recipe.tasks) else 0.0
+    layouts = [_layout(trial, shape, head, on_cpu=gpu.efficiency == "cpu") for trial in trials]
+    largest = max(layouts, key=lambda layout: memory(network, layout)["total"])
+    length, batch = largest.length, largest.micro_batch
     counts = [_examples(task, assumed) for task in recipe.tasks]
-    tokens = sum(_tokens(trial, length, trial.examples or count) for trial in trials for count in counts)
-    on_cpu, side_by_side = gpu.efficiency == "cpu", number or 1
+    tokens = [
+        _tokens(trial, layout.length, trial.examples or count)
+        for trial, layout in zip(trials, layouts, strict=True)
+        for count in counts
+    ]
     job = Job(
-        network=network_of(shape),
-        layout=Layout(
-            workers=1, zero=0, micro_batch=batch, length=length, precision="fp32", predicted=0.0, blockwise=on_cpu
-        ),
+        network=network,
+        layout=largest,
         global_batch=batch,
-        tokens=round(tokens),
+        tokens=round(sum(tokens)),
         rhythm=Rhythm(
-            steps=max(1, round(tokens / length / batch)), evaluate_every=10**9, checkpoint_every=10**9,
+            steps=max(1, round(sum(tokens) / length / batch)), evaluate_every=10**9, checkpoint_every=10**9,
             evaluation_share=0.0,
         ),
         kept=0,
         micro_batch=batch,
     )  # fmt: skip
     found = plan(job, Machine(gpu=gpu, number=1, prices=prices))
-    if found["run"]:
-        found["run"] |= {key: found["run"][key] / side_by_side for key in ("hours", "hours_of_steps")}
-    found["gpu"]["number"] = side_by_side
-    assumed.append(
-        f"{len(trials) * len(counts)} trials, one a GPU at a time; their starts and tests are not in it"
-    )
+    found["gpu"]["number"] = number or 1
+    assumed.append("the starts and tests of trials are not in it")
     none: dict[str, Any] = {"options": [], "choice": None, "probe": None, "law": None}
+    if found["memory"]["fits"]:
+        none["trials"] = _side_by_side(found["run"], tokens, number or 1)
+    else:
+        found["memory"]["change_first"] = _change_first(network, largest, gpu.memory)
+        none |= {"layout": None, "step": None, "run": None, "money": None, "trials": None}
     return {**found, **none, "guesses": assumed + found["guesses"]}
+
+
+def _layout(trial: AdaptConfig, shape: ModelShape, head: float, *, on_cpu: bool) -> Layout:
+    """Of a step of a trial; all in fp32. ``head``: share of the positions that pass the output matrix."""
+    return Layout(
+        workers=1, zero=0, micro_batch=trial.batch, length=min(shape.max_length, trial.length or DEFAULT_LENGTH),
+        precision="fp32", predicted=head, blockwise=on_cpu, trained=_TRAINED[trial.way],
+    )  # fmt: skip
+
+
+def _side_by_side(run: dict[str, float], tokens: list[float], number: int) -> dict[str, float]:
+    """Hours of single trials; those of the whole ``run`` become what ``number`` GPUs take."""
+    longest = max(tokens) / sum(tokens) * run["hours"]
+    found = {
+        "number": len(tokens),
+        "mean_hours": run["hours"] / len(tokens),
+        "longest_hours": longest,
+    }
+    run |= {key: max(longest, run[key] / number) for key in ("hours", "hours_of_steps")}
+    return found
+
+
+def _change_first(network: Network, layout: Layout, capacity: float) -> str:
+    """Keys of a recipe of fine-tuning with which it fits, the first that help."""
+    small = replace(layout, micro_batch=1)
+    ways = {"adapt.batch: 1": small}
+    if layout.trained == 1.0:
+        lora = _TRAINED["lora"]
+        ways |= {"adapt.way: lora": replace(layout, trained=lora)}
+        ways |= {"adapt.way: lora, batch: 1": replace(small, trained=lora)}
+    ways["adapt.way: head, batch: 1"] = replace(small, trained=0.0)
+    return next(
+        (said for said, changed in ways.items() if fits(network, changed, capacity)),
+        "another GPU, or a smaller base model",
+    )
 
 
 def _tokens(trial: AdaptConfig, length: int, examples: int) -> float:
     """Tokens of a trial, as if all weights were trained on each."""
     epochs = 1 if trial.way == "head" else trial.epochs
     replayed = 1 + trial.replay
-    return examples * epochs * replayed * min(length, trial.length or length) * _PASSES[trial.way] / 3
+    return examples * epochs * replayed * length * _PASSES[trial.way] / 3
+
+
+def _shape_of(preset: str, trials: list[AdaptConfig], assumed: list[str]) -> ModelShape:
+    model = validate({"preset": preset}, ModelConfig, folder=Path(), where="--base")
+    vocabulary = TokenizerConfig().vocabulary
+    assumed.append(f"the base model is like {preset}, with a vocabulary of {vocabulary:,}")
+    return model.shape(vocabulary, max(trial.length or DEFAULT_LENGTH for trial in trials))
 
 
 def _base_shape(recipe: FinetuneRecipe) -> ModelShape:
@@ -81,7 +141,9 @@ def _base_shape(recipe: FinetuneRecipe) -> ModelShape:
     if is_remote(path):
         fix = "bring it in first: raypretrain import"
     else:
-        fix = "pretrain it first, or name another by --set base.path=FOLDER"
+        fix = (
+            "pretrain it first, or name another by --set base.path=FOLDER, or a preset of its size by --base"
+        )
     return read_shape(read_json_object(folder / "config.json", fix), str(folder / "config.json"))
 
 

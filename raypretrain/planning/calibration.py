@@ -16,6 +16,7 @@ class Calibration:
         link, network: share of the links' bandwidth that collectives reach, in a node and between nodes.
         launch: seconds of a layer and pass that no kernel runs.
         hidden: share of the communication that runs beside computing.
+        halves: how many times as long as its bytes say an entry of 16 bits takes: CPUs convert them.
         fp8: how much faster products are in fp8 than in bf16, where the peak is twice as high.
         source: where it is from.
     """
@@ -29,6 +30,7 @@ class Calibration:
     hidden: float
     fp8: float
     source: str
+    halves: float = 1.0
 
 
 # Fitted by benchmarks/planning.py to all rows of benchmarks/measured_throughput.csv; a test compares.
@@ -38,10 +40,11 @@ _FROM = "fitted to 108 measured runs of MPT, 125M to 70B (MosaicML's llm-foundry
 CALIBRATIONS: dict[str, Calibration] = {
     "ampere": Calibration(products=0.849, attention=0.316, source=_FROM, **_SHARED),
     "hopper": Calibration(products=0.716, attention=0.179, source=_FROM, **_SHARED),
-    # docs/performance.md, profile_step.py: products 0.9, attention 0.8 of the fastest product of a thread.
+    # Fitted by benchmarks/planning_runs.py to all its runs. What a pass of a layer costs beside its operations is in
+    # launch: many small ones, and the kernel's zeroing of memory.
     "cpu": Calibration(
-        products=0.9, attention=0.8, memory=0.5, link=0.1, network=0.1, launch=1e-4, hidden=0.0, fp8=1.0,
-        source="docs/performance.md, one thread of an AMD EPYC",
+        products=0.876, attention=0.788, memory=0.927, link=0.0237, network=0.1, launch=0.0175, hidden=0.0, fp8=1.0,
+        halves=2.14, source="fitted to 26 runs on a thread or two of an AMD EPYC (benchmarks/planning_runs.py)",
     ),
 }  # fmt: skip
 """By :attr:`~raypretrain.planning.hardware.Gpu.efficiency`."""

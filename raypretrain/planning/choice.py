@@ -56,8 +56,10 @@ class Option:
         settings = (
             f"zero {layout.zero}, micro-batches of {layout.micro_batch}, checkpointing {layout.checkpointing}"
         )
-        cost = f"{self.seconds / 3600:,.1f} h, ${self.dollars:,.0f}"
-        return f"{self.machine.number} × {self.machine.gpu.name}, {settings}: {cost}"
+        hours = self.seconds / 3600
+        time = f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+        price = f"${self.dollars:,.0f}" if self.dollars >= 100 else f"${self.dollars:.2f}"
+        return f"{self.machine.number} × {self.machine.gpu.name}, {settings}: {time}, {price}"
 
 
 def options(job: Job, machine: Machine, number: int | None = None) -> Iterator[Option]:

@@ -25,7 +25,10 @@ class Layout:
         sequence_workers: so many neighbouring workers share each sequence.
         predicted: share of the positions that have a target.
         chunked: the logits exist in chunks (``models/loss.py``), not all at once.
-        blockwise: attention keeps its probabilities for the backward pass, as it does on CPUs.
+        blockwise: attention works by blocks and keeps their probabilities for the backward pass, as it does on CPUs.
+        documents: a token sees its own document alone, of several in a sequence.
+        trained: share of the weights that have gradients and an optimizer's state; with none nothing is kept for a
+            backward pass.
         muon: the layers' matrices are learned by Muon.
     """
 
@@ -41,6 +44,8 @@ class Layout:
     predicted: float = 1.0
     chunked: bool = True
     blockwise: bool = False
+    documents: bool = True
+    trained: float = 1.0
     muon: bool = False
 
     @property

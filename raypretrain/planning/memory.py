@@ -20,9 +20,17 @@ KEPT = 0.94
 """Share of the counted activations that are alive at the peak, when allocators are full. Fitted by
 benchmarks/planning.py: the most for which none of the micro-batches of llm-foundry's table that ran is refused."""
 
-HOLES = 0.55
-"""Of activations and logits on a CPU: what glibc's malloc does not give back or cannot use again. Of benchmarks/
-planning_runs.py; with MALLOC_TRIM_THRESHOLD_=0 it is a tenth. On GPUs it is in KEPT."""
+HOLES = 0.84
+"""Of the probabilities that attention by blocks keeps on a CPU: the scores that they are made of lie between them, and
+malloc hardly uses again what they leave. Fitted by benchmarks/planning_runs.py."""
+
+LIBRARIES = 80e6
+"""Bytes that torch, oneDNN, gloo and DeepSpeed have taken on a CPU after the first steps. Measured with one sequence of
+64 tokens in ZeRO 0 to 2, fp32 and bf16, 1 and 2 workers: 56 to 142 MB."""
+
+HOOKS = 100e6
+"""And what ZeRO 3 takes there beside its buffers and two more copies of the weights. Measured the same way: 47 to
+140 MB."""
 
 WHOLE_LOGITS = 6
 """Bytes of a logit where all exist at once: in 16 bits, and in fp32 for the loss."""
@@ -36,6 +44,9 @@ BUCKET = 500_000_000
 
 LIVE = 50_000_000
 """Weights that ZeRO 3 gathers ahead: DeepSpeed's ``stage3_prefetch_bucket_size``."""
+
+BLOCK, LONGEST = 128, 1024
+"""Queries of a block, and the most keys for which attention works by blocks (models/blockwise.py)."""
 
 CHUNK = {"cpu": 2**23 - 2**19, "cuda": 2**27}
 """Logits of a chunk (``models/loss.py``)."""
@@ -51,10 +62,11 @@ def states(parameters: int, layout: Layout, accumulated: int | None = None) -> d
     unit = layout.unit
     # Two moments, and in bf16 a master copy in fp32. ZeRO 1 and 2 make one in fp32 as well.
     optimizer = 8.0 if unit == 4 and zero in (0, 3) else 12.0
-    owned = parameters * optimizer / (shards if zero >= 1 else 1)
+    trained = parameters * layout.trained
+    owned = trained * optimizer / (shards if zero >= 1 else 1)
     return {
         "weights": parameters * unit / (shards if zero >= 3 else 1),
-        "gradients": parameters * (accumulated or unit) / (shards if zero >= 2 else 1),
+        "gradients": trained * (accumulated or unit) / (shards if zero >= 2 else 1),
         "optimizer": owned if layout.offload == "none" else 0.0,
         "host": {"none": 0.0, "cpu": owned, "nvme": owned - 8.0 * owned / optimizer}[layout.offload],
     }
@@ -67,6 +79,8 @@ def kept_by_layer(network: Network, layout: Layout) -> float:
     inner = (
         4 if n.gated else 2
     ) * n.feed_forward  # before and after the activation; of a gate both factors, too
+    if n.gated and n.masked:  # query, key and value are one tensor, all of which stays
+        attention += 2 * n.width
     everything = 4.0 * n.width + attention + inner
     if layout.blockwise:
         everything += _probabilities(network, layout) + _normalised(network, layout)
@@ -78,11 +92,18 @@ def kept_by_layer(network: Network, layout: Layout) -> float:
 
 
 def _probabilities(network: Network, layout: Layout) -> float:
-    """What attention by blocks keeps of a token: a row of each head."""
-    if layout.length > 1024:  # models/blockwise.py, LONGEST_BLOCKWISE
-        return 0.0
-    seen = layout.length if network.masked else (layout.length + min(128, layout.length)) / 2
-    return network.heads * seen
+    """What attention by blocks keeps of a token: a row of each head, on average over the layers."""
+    n, length = network, layout.length
+    everywhere = 0.0
+    if length <= LONGEST and not n.masked:
+        everywhere = (length + min(BLOCK, length)) / 2
+    elif length <= LONGEST and layout.documents:  # a whole row to both sides is torch's own kernel's
+        everywhere = length
+    reach = n.window // 2
+    starts = range(0, length, BLOCK)
+    near = sum(min(length, start + BLOCK + reach) - max(0, start - reach) for start in starts) / len(starts)
+    share = n.global_layers / n.layers
+    return n.heads * (share * everywhere + (1 - share) * near)
 
 
 def _normalised(network: Network, layout: Layout) -> float:
@@ -94,15 +115,19 @@ def _normalised(network: Network, layout: Layout) -> float:
 
 def activations(network: Network, layout: Layout) -> float:
     """Bytes that a micro-batch leaves for the backward pass, at the moment when it is most."""
-    entries = network.layers * kept_by_layer(network, layout)
-    if layout.checkpointing != "none":  # the layer that is being computed again
+    entries = network.layers * kept_by_layer(network, layout) if layout.trained else 0.0
+    if layout.checkpointing != "none" or not layout.trained:  # the layer that is being computed again
         entries += kept_by_layer(network, replace(layout, checkpointing="none"))
+    if layout.blockwise:  # gradients of the layer whose backward pass is under way; on a GPU they are in KEPT
+        entries += kept_by_layer(network, replace(layout, checkpointing="none")) if layout.trained else 0.0
     return (1.0 if layout.blockwise else KEPT) * layout.tokens * entries * layout.unit
 
 
 def logits(network: Network, layout: Layout) -> float:
     """Bytes of the head and the loss."""
     rows = layout.tokens * layout.predicted
+    if not rows:
+        return 0.0
     if not layout.chunked:
         return WHOLE_LOGITS * layout.unit / 2 * rows * network.vocabulary
     chunk = min(rows * network.vocabulary, CHUNK["cpu" if layout.blockwise else "cuda"])
@@ -122,6 +147,7 @@ def buffers(network: Network, layout: Layout, on_cpu: bool = False) -> float:
     if layout.zero == 3:
         largest = max(network.layer_matrices, network.vocabulary * network.width)
         travelling = 2 * travelling + min(number, LIVE + 2 * largest) * layout.unit
+        travelling += HOOKS + 2 * number * layout.unit if on_cpu else 0.0
     return travelling
 
 
@@ -135,10 +161,15 @@ def memory(network: Network, layout: Layout) -> dict[str, float]:
         "activations": kept,
         "logits": head,
         "buffers": buffers(network, layout, on_cpu),
-        "fragmentation": HOLES * (kept + head) if on_cpu else 0.0,
-        "context": 0.0 if on_cpu else CONTEXT,
+        "fragmentation": _holes(network, layout) if on_cpu else 0.0,
+        "context": LIBRARIES if on_cpu else CONTEXT,
     }
     return parts | {"total": sum(parts.values()), "host": host}
+
+
+def _holes(network: Network, layout: Layout) -> float:
+    layers = (1 if layout.checkpointing == "full" else network.layers) if layout.trained else 0
+    return HOLES * layers * _probabilities(network, layout) * layout.tokens * layout.unit
 
 
 def fits(network: Network, layout: Layout, capacity: float) -> bool:

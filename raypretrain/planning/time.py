@@ -82,7 +82,7 @@ def step(
     again = 1 + (1 if full else CHEAP if selective else 0) / (1 + BACKWARD)
     moved = tokens * layout.unit * n.layers * n.width * ENTRIES * again
     moved += tokens * layout.predicted * n.vocabulary * LOGIT_BYTES * layout.unit / 2
-    entries = moved / (c.memory * gpu.bandwidth)
+    entries = moved / (c.memory * gpu.bandwidth) * (c.halves if layout.unit == 2 else 1.0)
     launches = passes * n.layers * c.launch
     computing = products + attention + entries + launches
     travelling = communication(n, layout, gpu, c)

@@ -64,9 +64,7 @@ def forecast(
         RaypretrainError: a base model or a tokenizer cannot be read, or what is asked for is impossible.
     """
     made = job_of(recipe, gpu)
-    workers, batch = recipe.compute.workers, recipe.training.batches.first
-    usual = workers if isinstance(workers, int) else max(n for n in range(1, 9) if batch % n == 0)
-    job, machine = made.job, Machine(gpu=gpu, number=number or usual, prices=prices)
+    job, machine = made.job, machine_of(recipe, gpu, number, prices)
     if probed and probed["gpu"] != gpu.name:
         fix = f"give --gpu {probed['gpu']}"
         raise InputError(
@@ -90,6 +88,13 @@ def forecast(
         "probe": probed,
         "guesses": made.assumed + found["guesses"],
     }
+
+
+def machine_of(recipe: PretrainRecipe, gpu: Gpu, number: int | None, prices: Prices) -> Machine:
+    """What a recipe runs on; see :func:`forecast`."""
+    workers, batch = recipe.compute.workers, recipe.training.batches.first
+    usual = workers if isinstance(workers, int) else max(n for n in range(1, 9) if batch % n == 0)
+    return Machine(gpu=gpu, number=number or usual, prices=prices)
 
 
 def job_of(recipe: PretrainRecipe, gpu: Gpu) -> Forecast:

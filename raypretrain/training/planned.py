@@ -48,5 +48,6 @@ def layout_of(recipe: PretrainRecipe, *, on_cpu: bool) -> Layout:
         sequence_workers=compute.sequence_workers,
         predicted=recipe.training.mask.rate if recipe.objective == "masked" else 1.0,
         blockwise=on_cpu,
+        documents=recipe.sequences.boundaries,
         muon=recipe.training.optimizer == "muon",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -44,6 +45,7 @@ def status_of(run: Path, now: float | None = None) -> dict[str, Any]:
         "workers": _workers(events, start),
         "checkpoint": _checkpoint(run, now),
         "held_out": _held_out(evaluations),
+        "plan": _planned(run),
         "restarts": restarts(events),
         "stragglers": [event for event in events if event["event"] == "straggler"],
         "others": dict(Counter(event["event"] for event in events if event["event"] not in _SHOWN)),
@@ -149,6 +151,17 @@ def _checkpoint(run: Path, now: float) -> dict[str, Any] | None:
             continue
         return {"step": int(manifest.parent.name.removeprefix("step-")), "age_seconds": age}
     return None
+
+
+def _planned(run: Path) -> dict[str, Any] | None:
+    """Of a finished run: seconds of a step as the planner would have said, and as measured."""
+    try:
+        found: dict[str, Any] | None = json.loads((run / "result.json").read_text(encoding="utf-8")).get(
+            "plan"
+        )
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def _held_out(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:

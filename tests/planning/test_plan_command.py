@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from command import Command
 
 from raypretrain.planning.hardware import GPUS
@@ -135,15 +136,22 @@ def test_bad_input_is_one_line(command: Command, arguments: tuple[str, ...], sai
     assert command.fails("plan", SMALL, *arguments).startswith(said)
 
 
-PRETRAINING = sorted(path.name for path in JOBS.glob("pretrain-*.yaml"))
-FINETUNING = sorted([path.name for path in JOBS.glob("finetune-*.yaml")] + ["search-sentiment.yaml"])
-
-
-@pytest.mark.parametrize("job", PRETRAINING)
-def test_it_answers_for_every_job_of_pretraining(command: Command, job: str) -> None:
-    status, out, error = command.run("plan", JOBS / job, "--json")
-    assert status == 0, error
-    assert json.loads(out)["run"]["gpu_hours"] > 0
+@pytest.mark.parametrize("job", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_it_answers_for_every_job_also_where_its_base_and_its_data_are_not_there(
+    command: Command, job: Path
+) -> None:
+    values = yaml.safe_load(job.read_text(encoding="utf-8"))
+    base = ("--base", "llama-3m") if "base" in values or "from" in values.get("model", {}) else ()
+    if base:
+        assert "there is no such file" in command.fails("plan", job)
+    assert command.run("plan", job, *base)[0] == 0
+    status, out, error = command.run("plan", job, "--json", *base)
+    assert (status, error) == (0, "")
+    found = json.loads(out)
+    assert found["run"]["gpu_hours"] > 0
+    assert found["memory"]["fits"]
+    assert found["money"]["total"] > 0
+    assert (found.get("search") or found.get("trials")) or ("tasks" not in values and "search" not in values)
 
 
 @pytest.fixture
@@ -153,17 +161,6 @@ def small_base(tmp_path: Path) -> Path:
     shape = replace(PRESETS["llama-3m"], vocabulary=8192, max_length=512)
     (tmp_path / "config.json").write_text(json.dumps(shape.to_huggingface_config()))
     return tmp_path
-
-
-@pytest.mark.parametrize("job", FINETUNING)
-def test_it_answers_for_every_job_of_fine_tuning(command: Command, job: str, small_base: Path) -> None:
-    status, out, error = command.run(
-        "plan", JOBS / job, "--gpu", "cpu", "--set", f"base.path={small_base}", "--json"
-    )
-    assert status == 0, error
-    found = json.loads(out)
-    assert found["run"]["gpu_hours"] > 0
-    assert command.run("plan", JOBS / job, "--gpu", "cpu", "--set", f"base.path={small_base}")[0] == 0
 
 
 def test_more_trials_and_epochs_take_longer_and_a_head_takes_one_pass(
@@ -182,6 +179,41 @@ def test_more_trials_and_epochs_take_longer_and_a_head_takes_one_pass(
 
 def test_a_base_that_is_not_there_is_one_line(command: Command) -> None:
     said = command.fails("plan", JOBS / "finetune-spam.yaml")
-    assert said.endswith("pretrain it first, or name another by --set base.path=FOLDER")
-    said = command.fails("plan", JOBS / "finetune-spam.yaml", "--budget", "10")
-    assert "are for recipes of pretraining" in said
+    assert said.endswith("--set base.path=FOLDER, or a preset of its size by --base")
+    said = command.fails("plan", JOBS / "finetune-spam.yaml", "--base", "lama-3m")
+    assert said == "--base: preset: there is no preset 'lama-3m'; did you mean 'llama-3m'?"
+
+
+@pytest.mark.parametrize("job", ["finetune-spam.yaml", "search-pretraining.yaml"])
+def test_what_is_for_a_single_run_is_refused_for_others(command: Command, job: str) -> None:
+    assert "are for recipes of pretraining" in command.fails("plan", JOBS / job, "--budget", "10")
+
+
+def test_trials_side_by_side_take_no_less_than_the_longest(command: Command) -> None:
+    def planned(*arguments: object) -> dict[str, Any]:
+        job = ("plan", JOBS / "search-sentiment.yaml", "--gpu", "cpu", "--base", "llama-3m", "--json")
+        found: dict[str, Any] = json.loads(command.run(*job, *arguments)[1])
+        return found
+
+    one, two, many = planned(), planned("--gpus", 2), planned("--gpus", 1000)
+    assert one["trials"]["number"] == 24
+    assert one["trials"]["mean_hours"] * 24 == pytest.approx(one["run"]["hours"])
+    assert two["run"]["hours"] == pytest.approx(one["run"]["hours"] / 2)
+    assert many["run"]["hours"] == pytest.approx(one["trials"]["longest_hours"])
+    assert many["run"]["gpu_hours"] == pytest.approx(one["run"]["gpu_hours"])
+
+
+def test_where_a_trial_does_not_fit_a_key_of_fine_tuning_is_named(command: Command) -> None:
+    def advice(preset: str, *settings: str) -> str | None:
+        given = [part for setting in settings for part in ("--set", setting)]
+        job = ("plan", JOBS / "finetune-protein.yaml", "--base", preset, *given)
+        found = json.loads(command.run(*job, "--json")[1])
+        assert (found["run"] is None) == (not found["memory"]["fits"])
+        assert command.run(*job)[0] == 0
+        said: str | None = found["memory"]["change_first"]
+        return said
+
+    assert advice("llama-1b") is None
+    assert advice("llama-8b", "adapt.batch=1") == "adapt.way: lora"
+    assert advice("llama-8b", "adapt.way=lora", "adapt.batch=1") is None
+    assert advice("llama-405b") == "another GPU, or a smaller base model"

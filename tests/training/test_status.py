@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import subprocess
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from raypretrain.errors import RunError
-from raypretrain.statusview import duration, goodput_line
+from raypretrain.statusview import duration, goodput_line, show_status
 from raypretrain.training.events import Events
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.status import status_of
@@ -126,6 +128,17 @@ def test_a_run_that_was_stopped_and_one_that_failed(lost: Made) -> None:
     assert (found["state"], found["reason"]) == ("failed", "worker 0 was lost, after 0 restarts")
     whys = [(row["reason"], row.get("from_step")) for row in found["restarts"]]
     assert whys[1:] == [("stopped: SIGINT", 20), ("failed: worker 0 was lost, after 0 restarts", None)]
+
+
+def test_a_finished_run_says_what_the_planner_would_have_said(lost: Made) -> None:
+    assert lost.status(90)["plan"] is None
+    planned = {"measured_step_seconds": 2.0, "predicted_step_seconds": 1.5}
+    lost.folder.result.write_text(json.dumps({"plan": planned}))
+    found = lost.status(90)
+    assert (found["state"], found["plan"]) == ("finished", planned)
+    console = Console(width=100, file=io.StringIO())
+    console.print(show_status(found))
+    assert "a step took 2.000 s; the planner says 1.500, -25%" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_hang_is_the_reason_of_the_loss_that_follows(made: Made) -> None:
