@@ -30,7 +30,14 @@ def finetune(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = Fals
     show(result, as_json, print_finetuned)
 
 
-def search(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def search(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Of a search over fine-tuning: print its trials, touch nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Fan trials out from one base model with Ray Tune; the best of each task is released.
 
     Of a recipe for pretraining, trials are short runs, one after the other; the best is continued in full.
@@ -44,15 +51,26 @@ def search(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False)
     from raypretrain.sweeps.recipe import is_pretraining
 
     if is_pretraining(recipe):
+        if dry_run:
+            raise InputError(
+                "a search of pretraining has no dry run", where=str(recipe), fix="leave --dry-run out"
+            )
         _sweep(recipe, overrides or [], as_json)
         return
     from raypretrain.config import load_recipe
     from raypretrain.finetuning.recipe import FinetuneRecipe
+
+    loaded = load_recipe(recipe, FinetuneRecipe, overrides or [])
+    if dry_run:
+        from raypretrain.finetuning.dryrun import dry_run as resolve
+        from raypretrain.tuneview import print_planned
+
+        show(resolve(loaded), as_json, print_planned)
+        return
     from raypretrain.finetuning.search import search as run
     from raypretrain.training.cluster import connect
     from raypretrain.tuneview import SearchView, print_search
 
-    loaded = load_recipe(recipe, FinetuneRecipe, overrides or [])
     with SearchView() as view:
         result = run(loaded, view.watch, connect=lambda: connect(None))
     show(vars(result), as_json, lambda values: print_search(result))

@@ -154,6 +154,23 @@ def print_finetuned(result: dict[str, Any]) -> None:
         )
 
 
+def print_planned(planned: dict[str, Any]) -> None:
+    """What a dry run of a search found."""
+    out.print(
+        f"run: {planned['run']}\n{planned['trials']} trials of {', '.join(planned['tasks'])}; "
+        f"searcher {planned['searcher']}, scheduler {planned['scheduler']}",
+        soft_wrap=True,
+    )
+    if sizes := planned["populations"]:
+        out.print(f"{len(sizes)} populations, of {', '.join(map(str, sorted(set(sizes))))} trials")
+    keys = dict.fromkeys(key for settings in planned["settings"] for key in settings)
+    table = Table(*keys)
+    for settings in planned["settings"]:
+        table.add_row(*(_short(value) for value in settings.values()))
+    if keys:
+        out.print(table)
+
+
 def print_search(result: SearchResult) -> None:
     """The comparison that a search ends with, the cheap rivals, and the best of each task."""
     columns = [key for key in dict.fromkeys(k for row in result.comparison for k in row) if key != "settings"]

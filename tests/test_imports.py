@@ -50,7 +50,8 @@ RAY = {
     "training/elastic.py", "training/exporting.py", "training/fitting.py", "training/growth.py",
     "training/preemption.py", "training/pretrain.py", "training/standby.py", "training/supervisor.py",
     "training/worker.py",
-    "finetuning/coming.py", "finetuning/predicting.py", "finetuning/schedulers.py", "finetuning/search.py",
+    "finetuning/attempt.py", "finetuning/coming.py", "finetuning/population.py", "finetuning/predicting.py",
+    "finetuning/schedulers.py", "finetuning/search.py",
     "finetuning/tracking.py",
     "cluster/jobserver.py",
 }  # fmt: skip

@@ -36,7 +36,20 @@ class BestEpoch:
             self._weights = {name: weight.detach().clone() for name, weight in moving.items()}
             return False
         self._waited += 1
-        return self._waited >= self._patience
+        return self.over
+
+    @property
+    def over(self) -> bool:
+        """Whether patience is at its end."""
+        return self._patience is not None and self._waited >= self._patience
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What :meth:`load` takes: the best line, with how long it was waited for a better one, and its weights."""
+        return {"line": self._best, "waited": self._waited}, self._weights
+
+    def load(self, known: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        """Be as the one whose :meth:`state` this was."""
+        self._best, self._waited, self._weights = known["line"], known["waited"], weights
 
     def line(self, last: dict[str, Any]) -> dict[str, Any]:
         """The numbers of the epoch that counts."""

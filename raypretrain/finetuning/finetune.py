@@ -13,7 +13,7 @@ from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.release import release
 from raypretrain.finetuning.results import best_of, write_results
 from raypretrain.finetuning.space import SearchConfig
-from raypretrain.finetuning.trial import Start, run_trial
+from raypretrain.finetuning.trial import Save, Start, run_trial
 from raypretrain.finetuning.work import (
     PlannedTrial,
     Progress,
@@ -82,7 +82,7 @@ def _attempt(
     folder = work.trial_folder(trial)
     write_plan(work, trial)
 
-    def report(line: dict[str, Any]) -> None:
+    def report(line: dict[str, Any], save: Save) -> None:
         tell({"event": "epoch", "trial": trial.id, "epochs": trial.adapt.epochs} | line)
 
     try:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from raypretrain.config import Config, Location
 from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.base import BaseConfig
-from raypretrain.finetuning.space import SearchConfig, expand, parted
+from raypretrain.finetuning.space import SearchConfig, check_populations, expand, parted
 from raypretrain.finetuning.tasks import TaskConfig
 
 
@@ -66,7 +66,9 @@ class FinetuneRecipe(Config):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two tasks are named '{name}'")
-        self.trials()
+        trials = self.trials()
+        if self.search.scheduler == "pbt":
+            check_populations(trials, self.search)
         return self
 
     def trials(self) -> list[AdaptConfig]:

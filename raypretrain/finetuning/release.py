@@ -9,8 +9,10 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from raypretrain.errors import RunError
 from raypretrain.finetuning.card import write_card
 from raypretrain.finetuning.chat import PLAIN_TEMPLATE
+from raypretrain.finetuning.history import history
 from raypretrain.finetuning.trial import WEIGHTS, Start, rebuild, run_trial
 from raypretrain.finetuning.work import PlannedTrial, Work
 from raypretrain.models.lora import is_adapter
@@ -27,10 +29,19 @@ def release(work: Work, start: Start, trial: PlannedTrial, result: dict[str, Any
     ``truncation=True`` alone cuts texts as the trial did: the length is in the tokenizer's config.
     ``trial.json`` says which trial this is and what it measured, ``README.md`` the same to people. Adapters are merged,
     and lie in ``adapter`` as the library ``peft`` reads them.
+
+    Raises:
+        RunError: the weights of a trial are gone that is not made again alone.
     """
     task, base = work.tasks[trial.task], work.base
     folder = work.folder / "best" / trial.task
     if not (work.trial_folder(trial) / WEIGHTS).exists():
+        if history(work.trial_folder(trial)):
+            raise RunError(
+                "the weights are gone, and alone it would not come to them again: it went on from another trial's",
+                where=str(work.trial_folder(trial)),
+                fix="delete the folders of its population in trials/, and search again",
+            )
         # Deleted when another trial was the best one: the same trial gives the same weights again.
         tokens = work.tokens([(trial.task, trial.adapt)])[trial.task, trial.length]
         goal = work.goals[trial.task]

@@ -15,6 +15,7 @@ from raypretrain.errors import RunError
 from raypretrain.finetuning import axes, figures, pictures
 from raypretrain.finetuning.figures import Metric, Row, number
 from raypretrain.finetuning.headline import RIVAL, headline
+from raypretrain.finetuning.history import history
 from raypretrain.storage import write_atomic
 from raypretrain.training.metrics import read_log
 
@@ -131,6 +132,7 @@ def _task(folder: Path, name: str, results: dict[str, Any]) -> dict[str, Any]:
         "forgetting": _forgetting(best or {}),
         "blends": _blends(folder / "trials" / of / "blend.json", metric) if of else [],
         "parallel": figures.parallel(rows, metric, of),
+        "exchanges": [line for row in rows for line in _exchanges(folder, row["trial"])],
         "label_counts": figures.label_counts(rows, metric),
         "confusion": _matrix(**labels) if 0 < len(labels["labels"]) <= MOST_LABELS else [],
         "confused": _confused(**labels) if len(labels["labels"]) > MOST_LABELS else [],
@@ -166,6 +168,18 @@ def _leaderboard(rows: Sequence[Row], metric: Metric, best: str | None) -> list[
         for row in rows
     ]
     return sorted(board, key=lambda row: (not row["best"], -metric.goodness(row["validation"])))
+
+
+def _exchanges(folder: Path, trial: str) -> list[Row]:
+    """After which epochs a trial went on from another's state."""
+    return [
+        {"trial": trial, "from": line["from"], "epoch": float(line["epoch"])}
+        | {
+            key: {name: _plain(value, ", ") for name, value in line[key].items()}
+            for key in ("before", "theirs", "after")
+        }
+        for line in history(folder / "trials" / trial)
+    ]
 
 
 def _losses(rows: Sequence[Row], logs: dict[str, list[Row]], best: str | None) -> dict[str, Any]:

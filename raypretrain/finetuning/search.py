@@ -6,27 +6,27 @@ import json
 import shutil
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from raypretrain.errors import ClusterError, RaypretrainError
+from raypretrain.errors import ClusterError
+from raypretrain.finetuning.attempt import attempt
 from raypretrain.finetuning.coming import Coming
 from raypretrain.finetuning.described import described
-from raypretrain.finetuning.encode import TaskTokens
-from raypretrain.finetuning.head import FeatureCache
+from raypretrain.finetuning.history import record, settings_at_end
+from raypretrain.finetuning.population import Populations
 from raypretrain.finetuning.quiet import quiet_tune
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.release import forget_weights, release
-from raypretrain.finetuning.results import Goals, Row, best_of, compare, write_results
-from raypretrain.finetuning.schedulers import Fair, adapt_of
+from raypretrain.finetuning.results import Row, best_of, compare, write_results
+from raypretrain.finetuning.schedulers import Fair
 from raypretrain.finetuning.tracking import check_trackers, trackers
 from raypretrain.finetuning.work import (
     Progress,
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
     from raypretrain.finetuning.trial import Start
-
-Tokens = dict[tuple[str, int], TaskTokens]
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,9 @@ def _released(work: Work, start: Start, rows: list[Row]) -> dict[str, Row]:
     trials = {trial.id: trial for trial in work.trials}
     best = best_of(rows, work.goals)
     for row in best.values():
-        row["model"] = str(release(work, start, trials[row["trial"]], row))
+        trial = trials[row["trial"]]
+        trial = replace(trial, adapt=settings_at_end(work.trial_folder(trial), trial.adapt))
+        row["model"] = str(release(work, start, trial, row))
     forget_weights(work, keep={row["trial"] for row in best.values()})
     return best
 
@@ -135,29 +135,32 @@ def _run(
         (connect or partial(cluster.connect, None))()
     compute, settings = work.recipe.compute, work.recipe.search
     _check_room(compute.cpus_per_trial, compute.gpus_per_trial)
-    trainable = tune.with_resources(
-        tune.with_parameters(
-            _trial,
-            start=start,
-            tokens=tokens,
-            folder=str(work.folder.resolve()),
-            goals=work.goals,
-            threads=max(1, int(compute.cpus_per_trial)),
-        ),
-        {"cpu": compute.cpus_per_trial, "gpu": compute.gpus_per_trial},
-    )
     watch = _Watch(work, coming, tell)
-    scheduled = settings.scheduler != "none"
+    ahead = 1 if settings.searcher == "tpe" else 200
+    if settings.scheduler == "pbt":  # all have to be there before the first is through an epoch
+        ahead = max(ahead, coming.total)
     with (
-        quiet_tune(ahead=1 if settings.searcher == "tpe" else 200),
+        quiet_tune(ahead=ahead),
         tempfile.TemporaryDirectory(prefix=".tune-", dir=work.folder) as scratch,
     ):
+        trainable = tune.with_resources(
+            tune.with_parameters(
+                attempt,
+                start=start,
+                tokens=tokens,
+                folder=str(work.folder.resolve()),
+                goals=work.goals,
+                threads=max(1, int(compute.cpus_per_trial)),
+                scratch=str(Path(scratch).resolve()) if settings.scheduler == "pbt" else None,
+            ),
+            {"cpu": compute.cpus_per_trial, "gpu": compute.gpus_per_trial},
+        )
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=coming,
                 num_samples=coming.total,
-                scheduler=Fair(settings.scheduler, work.goals) if scheduled else FIFOScheduler(),
+                scheduler=_scheduler(work),
                 max_concurrent_trials=None if settings.concurrency == "auto" else settings.concurrency,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -166,6 +169,8 @@ def _run(
                 name="search",
                 storage_path=str(Path(scratch).resolve()),
                 callbacks=[watch, *trackers(settings.track, work.folder)],
+                # A population keeps step, so that nobody asks for an older one; with fewer than three, Tune warns.
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=3),
                 verbose=0,
             ),
         )
@@ -173,29 +178,16 @@ def _run(
     return coming.over and watch.ended == coming.given
 
 
-_CACHE = FeatureCache()
-"""Of a trial's process: Tune gives the process to the next trial of the same search."""
-
-
-def _trial(
-    config: dict[str, Any], start: Start, tokens: Tokens, folder: str, goals: Goals, threads: int
-) -> None:
-    """What Ray Tune calls in a trial's process; ``start`` and ``tokens`` lie in the object store."""
-    import torch
-
-    from raypretrain.finetuning.trial import run_trial
-
-    torch.set_num_threads(threads)
-    own, adapt = Path(folder) / "trials" / config["trial"], adapt_of(config)
-    assert adapt.length is not None
-    task = tokens[config["task"], adapt.length]
-    try:
-        goal = goals[config["task"]]
-        run_trial(start, task, adapt, own, goal=goal, report=tune.report, cache=_CACHE)
-    except Exception as error:
-        line = str(error) if isinstance(error, RaypretrainError) else f"{type(error).__name__}: {error}"
-        write_failure(own, line, traceback.format_exc())
-        raise
+def _scheduler(work: Work) -> TrialScheduler:
+    kind = work.recipe.search.scheduler
+    if kind == "none":
+        return FIFOScheduler()
+    if kind == "pbt":
+        folder, seed = work.folder / "trials", work.recipe.run.seed
+        return Populations(
+            work.recipe.search, work.goals, seed, lambda trial, change: record(folder / trial, change)
+        )
+    return Fair(kind, work.goals)
 
 
 class _Watch(tune.Callback):

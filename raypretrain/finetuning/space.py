@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -24,6 +26,12 @@ KEYS = [
     *(f"lora.{name}" for name in LoraConfig.model_fields),
 ]
 """What of ``adapt`` a search can vary."""
+
+CHANGEABLE = (
+    "learning_rate", "head_learning_rate", "layer_decay", "weight_decay", "clip", "anchor", "replay_weight",
+    "lora.dropout",
+)  # fmt: skip
+"""What can change in the middle of a trial: neither the weights' shapes, nor what they compute, nor the schedule."""
 
 
 class Axis(Config):
@@ -75,7 +83,9 @@ class SearchConfig(Config):
             drawn next, for each task and combination of the grids by itself.
         scheduler: ``asha`` stops trials early by successive halving, ``median`` those below the median of the others.
             Only trials of the same task, way and initialisation are compared with each other, so that a comparison
-            between those stays fair.
+            between those stays fair. ``pbt``, population based training: after each epoch the worst trials go on
+            from the state of the best, with the drawn keys changed; for each task and combination of the grids by
+            itself.
         rival: measure TF-IDF with a linear model on the same examples, too.
         track: where the numbers of every epoch go as well.
         concurrency: how many trials run at once; ``auto`` is as many as the cluster has room for.
@@ -85,7 +95,7 @@ class SearchConfig(Config):
     space: dict[str, Axis] = Field(default_factory=dict)
     trials: Count = Field(default=1, gt=0)
     searcher: Literal["random", "tpe"] = "random"
-    scheduler: Literal["asha", "median", "none"] = "none"
+    scheduler: Literal["asha", "median", "pbt", "none"] = "none"
     rival: bool = True
     track: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(default=[])
     concurrency: Count | Literal["auto"] = "auto"
@@ -115,6 +125,27 @@ class SearchConfig(Config):
             fixed = sorted(self.drawn.keys() & {"seed", "examples", "length"})
             if fixed:
                 raise ValueError(f"searcher: tpe cannot search '{fixed[0]}'; give it a grid")
+        return self
+
+    @model_validator(mode="after")
+    def _a_population(self) -> SearchConfig:
+        if self.scheduler != "pbt":
+            return self
+        if self.searcher == "tpe":
+            raise ValueError(
+                "scheduler: pbt changes what searcher: tpe would learn from; take searcher: random"
+            )
+        if not self.drawn:
+            raise ValueError("scheduler: pbt needs a key with choice, uniform or log_uniform to change")
+        fixed = sorted(self.drawn.keys() - set(CHANGEABLE))
+        if fixed:
+            raise ValueError(
+                f"scheduler: pbt cannot change '{fixed[0]}' in the middle of a trial; give it a grid"
+            )
+        if self.concurrency != "auto":
+            raise ValueError(
+                "scheduler: pbt lets all trials of a population take turns; leave concurrency out"
+            )
         return self
 
     @property
@@ -165,6 +196,40 @@ def expand(adapt: AdaptConfig, search: SearchConfig, seed: int) -> list[AdaptCon
     return list(found.values())
 
 
+def exchanges(adapt: AdaptConfig) -> bool:
+    """Whether a trial has an epoch after which it could go on from another's state."""
+    return adapt.way != "head" and adapt.epochs > 1
+
+
+def population_of(adapt: AdaptConfig, drawn: Iterable[str]) -> str:
+    """Of which population a trial is: those that differ in drawn keys alone are of one."""
+    values = adapt.model_dump(mode="json")
+    for key in drawn:
+        *rooms, last = key.split(".")
+        place = values
+        for room in rooms:
+            place = place[room]
+        del place[last]
+    return json.dumps(values, sort_keys=True)
+
+
+def check_populations(trials: Sequence[AdaptConfig], search: SearchConfig) -> None:
+    """Refuse ``scheduler: pbt`` where it has nothing to do, or could draw what is not possible.
+
+    Raises:
+        ValueError: with what to change.
+    """
+    sizes = Counter(population_of(adapt, search.drawn) for adapt in trials if exchanges(adapt))
+    if max(sizes.values(), default=0) < 2:
+        raise ValueError(
+            "search.scheduler: pbt has nothing to exchange: it needs search.trials of 2 or more, and adapt.epochs too; "
+            "way: head has one epoch"
+        )
+    for key, axis in search.drawn.items():
+        for value in axis.choice or axis.uniform or axis.log_uniform or ():
+            changed(trials[0], {key: value})
+
+
 def is_none(values: dict[str, Any], adapt: AdaptConfig) -> bool:
     """Whether ``adapt`` with these values would be adapters from scratch: there are none."""
     way, init = values.get("way", adapt.way), values.get("init", adapt.init)
@@ -186,7 +251,20 @@ def parted(adapt: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return values, axes
 
 
+def value_of(adapt: AdaptConfig, key: str) -> Any:
+    """Of a key, which may be dotted."""
+    value: Any = adapt
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
 def changed(adapt: AdaptConfig, values: dict[str, Any]) -> AdaptConfig:
+    """``adapt`` with other values of some keys, which may be dotted.
+
+    Raises:
+        ValueError: a value is not possible for its key.
+    """
     whole = adapt.model_dump()
     for key, value in values.items():
         *rooms, last = key.split(".")

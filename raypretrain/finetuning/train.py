@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,17 +40,35 @@ def steps_of(adapt: AdaptConfig, examples: int) -> int:
     return adapt.epochs * math.ceil(examples / adapt.batch)
 
 
+@dataclass
+class Progress:
+    """What moves while a model is trained, its weights aside."""
+
+    optimizer: torch.optim.Optimizer
+    random: np.random.Generator
+    """Of the order of the examples."""
+    epoch: int = 0
+    """Epochs that are done."""
+
+
+def beginning(model: nn.Module, adapt: AdaptConfig) -> Progress:
+    """Of the training of ``model``, on the device where it is."""
+    return Progress(_optimizer(model, adapt), np.random.default_rng(adapt.seed))
+
+
 def train(
     model: nn.Module,
     kind: Kind,
     data: Encoded,
     adapt: AdaptConfig,
     pad: int,
+    progress: Progress,
     protection: Protection | None = None,
 ) -> Iterator[float]:
-    """Train ``model`` in place: those of its weights that want gradients.
+    """Train ``model`` in place, for the epochs that are left: those of its weights that want gradients.
 
     Args:
+        progress: of this model; moves on.
         protection: what holds the base.
 
     Yields:
@@ -59,17 +78,16 @@ def train(
         RunError: the loss is no longer a number.
     """
     device = next(model.parameters()).device
-    optimizer = _optimizer(model, adapt)
+    optimizer = progress.optimizer
     moving = [weight for group in optimizer.param_groups for weight in group["params"]]
     weights = kind.class_weights(data) if adapt.class_weights == "balanced" else None
     weighing = None if weights is None else torch.from_numpy(weights).to(device)
-    random = np.random.default_rng(adapt.seed)
     total = steps_of(adapt, len(data))
-    step = 0
-    for _ in range(adapt.epochs):
+    step = progress.epoch * total // adapt.epochs
+    while progress.epoch < adapt.epochs:
         model.train()
         losses = 0.0
-        for places in batches(data.lengths, adapt.batch, random):
+        for places in batches(data.lengths, adapt.batch, progress.random):
             _set_learning_rates(optimizer, _share(step, total, adapt.warmup))
             batch = (packed_batch if kind.packs else batch_of)(data, places, pad, device)
             loss = kind.loss(model, batch, weighing)
@@ -87,6 +105,7 @@ def train(
                 raise RunError(
                     f"the loss is {value} at step {step} of {total}", fix="lower adapt.learning_rate"
                 )
+        progress.epoch += 1
         yield losses / len(data)
 
 

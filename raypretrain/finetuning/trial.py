@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,19 +26,25 @@ from raypretrain.finetuning.kinds.kind import Kind, Solvable, shown
 from raypretrain.finetuning.protect import Protection, blend_with
 from raypretrain.finetuning.results import Goal
 from raypretrain.finetuning.ridge import best_ridge
-from raypretrain.finetuning.train import features_of, known_of, outputs_of, steps_of, train
+from raypretrain.finetuning.spent import Spent
+from raypretrain.finetuning.state import read_state, write_state
+from raypretrain.finetuning.train import beginning, features_of, known_of, outputs_of, steps_of, train
 from raypretrain.models.families import build as build_network
 from raypretrain.models.freezing import freeze_below
 from raypretrain.models.layout import unread_by_heads
 from raypretrain.models.lora import add_adapters, merged_state
 from raypretrain.models.shape import ModelShape
 from raypretrain.storage import write_atomic
+from raypretrain.training.metrics import read_log
 
 WEIGHTS = "trained.safetensors"
 """What a trial changed: the head alone, adapters, or every weight."""
 
-Report = Callable[[dict[str, Any]], None]
-"""Takes the numbers of an epoch."""
+Save = Callable[[Path], None]
+"""Writes where a trial is into a folder, from where it can go on."""
+
+Report = Callable[[dict[str, Any], Save], None]
+"""Takes the numbers of an epoch, and what saves the trial as it is after it."""
 
 
 @dataclass(frozen=True)
@@ -53,27 +59,6 @@ class Start:
     """What :func:`raypretrain.finetuning.forgetting.recall` says of the base."""
 
 
-class Spent:
-    """What was spent since it was made."""
-
-    def __init__(self) -> None:
-        self._began, self._used = time.perf_counter(), time.process_time()
-
-    @property
-    def seconds(self) -> float:
-        """Of the clock, to the millisecond."""
-        return round(time.perf_counter() - self._began, 3)
-
-    def costs(self, device: torch.device) -> dict[str, float]:
-        """``seconds``, ``cpu_hours`` of this process, and ``gpu_hours`` if it had the one that ``device`` is."""
-        seconds = self.seconds
-        return {
-            "seconds": seconds,
-            "cpu_hours": (time.process_time() - self._used) / 3600,
-            "gpu_hours": seconds / 3600 if device.type == "cuda" else 0.0,
-        }
-
-
 def run_trial(
     start: Start,
     task: TaskTokens,
@@ -83,6 +68,7 @@ def run_trial(
     goal: Goal | None = None,
     report: Report | None = None,
     cache: FeatureCache | None = None,
+    going_on: Path | None = None,
 ) -> dict[str, Any]:
     """Adapt the base model to a task and measure it.
 
@@ -94,6 +80,8 @@ def run_trial(
         goal: what ``adapt.patience`` and ``adapt.blend`` go by; None: the kind's usual metric.
         report: is called with each line of ``metrics.jsonl``.
         cache: features of earlier trials of the same search.
+        going_on: what ``Save`` wrote: the trial begins there. What another trial wrote serves as well, if both have
+            the same weights to train; then it goes on with the other's, and with its own settings.
 
     Returns:
         The content of ``result.json``: the kind's metrics as ``validation_…`` and ``test_…``, ``train_loss``,
@@ -102,22 +90,27 @@ def run_trial(
     Raises:
         RunError: the loss is no longer a number.
     """
-    spent = Spent()
+    metrics_path = folder / "metrics.jsonl"
+    before = read_log(metrics_path) if going_on else []
+    spent = Spent(before[-1] if before else None)
     adapt = adapt.held
     goal = goal or usual_goal(task.kind)
     folder.mkdir(parents=True, exist_ok=True)
     line: dict[str, Any] = {}
-    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics:
+    with metrics_path.open("a" if going_on else "w", encoding="utf-8") as metrics:
         trial = RunningTrial(start, task, adapt, cache or FeatureCache())
         best = BestEpoch(trial.model, goal, adapt.patience)
-        for epoch, loss in enumerate(trial.epochs(), start=1):
-            line = {"epoch": epoch, "train_loss": loss} | trial.scores("validation")
-            line["seconds"] = spent.seconds
+        if going_on:
+            read_state(trial, best, folder.name, going_on)
+        for loss in () if best.over else trial.epochs():
+            line = {"epoch": trial.progress.epoch, "train_loss": loss} | trial.scores("validation")
+            line |= spent.costs(trial.device)
+            over = best.is_over(line)
             metrics.write(json.dumps(line) + "\n")
             metrics.flush()
             if report:
-                report(line)
-            if best.is_over(line):
+                report(line, partial(write_state, trial, best, folder.name))
+            if over:
                 break
     result = {key: value for key, value in best.line(line).items() if key != "epoch"}
     best.restore()
@@ -128,7 +121,11 @@ def run_trial(
     result |= trial.scores("test") | trial.forgetting()
     trial.save(folder / WEIGHTS)
     write_atomic(folder / "examples.json", json.dumps(trial.details()) + "\n")
-    result |= {"examples": len(trial.train), "epochs": epoch, "parameters_trained": trial.parameters_trained}
+    result |= {
+        "examples": len(trial.train),
+        "epochs": trial.progress.epoch,
+        "parameters_trained": trial.parameters_trained,
+    }
     result |= spent.costs(trial.device)
     write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
     return result
@@ -181,6 +178,7 @@ class RunningTrial:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(adapt.seed)  # of dropout
         self.model = build(start, adapt, task.kind).to(self.device)
+        self.progress = beginning(self.model, adapt)
         self.parameters_trained = sum(w.numel() for w in self.model.parameters() if w.requires_grad)
         self.splits = {"train": self.train, "validation": task.validation, "test": task.test}
         self.splits = {name: self._with_known(data) for name, data in self.splits.items()}
@@ -193,18 +191,19 @@ class RunningTrial:
     def epochs(self) -> Iterator[float]:
         """Adapt the model; the mean training loss after each epoch (one, where the head is solved for)."""
         data, kind, adapt = self.splits["train"], self.kind, self.adapt
-        if isinstance(kind, Solvable):
+        if isinstance(kind, Solvable) and not self.progress.epoch:
             if adapt.way == "head" or adapt.warm_head:
                 self._solve(kind, data)
             else:
                 kind.warm(self.model, lambda: self.vectors("train"))
         if adapt.way == "head":
+            self.progress.epoch = 1
             yield kind.scores(self.outputs("train"), data)["loss"]
         else:
             model: Any = self.model
             base, steps = unpack(self.start.weights), steps_of(adapt, len(data))
             protection = Protection(model.network, base, self.start.text, adapt, steps)
-            yield from train(self.model, kind, data, adapt, self.pad, protection)
+            yield from train(self.model, kind, data, adapt, self.pad, self.progress, protection)
 
     def _solve(self, kind: Solvable, data: Encoded) -> None:
         weights = kind.class_weights(data) if self.adapt.class_weights == "balanced" else None
@@ -268,14 +267,18 @@ class RunningTrial:
         found = self.kind.details(outputs, self.splits[split])
         return {} if found is None else shown(found, self.task.texts)
 
-    def save(self, path: Path) -> None:
-        """Write what was trained."""
+    def trained(self) -> dict[str, Tensor]:
+        """The weights that are trained, and what the head knows of the task, on the CPU."""
         wanted = {name for name, weight in self.model.named_parameters() if weight.requires_grad}
-        kept = {
+        return {
             name: weight.cpu().contiguous()
             for name, weight in self.model.state_dict().items()
             if name in wanted or not name.startswith("network.")
         }
+
+    def save(self, path: Path) -> None:
+        """Write what was trained."""
+        kept = self.trained()
         temporary = path.with_name(path.name + ".tmp")
         save_file(kept, temporary)
         temporary.replace(path)

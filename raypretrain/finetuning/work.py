@@ -16,9 +16,10 @@ from raypretrain.finetuning.adapt import AdaptConfig, sequences_needed
 from raypretrain.finetuning.base import BaseModel, open_base, pack
 from raypretrain.finetuning.base_text import BaseText, read_base_text
 from raypretrain.finetuning.encode import Draw, TaskTokens, encode_task
+from raypretrain.finetuning.history import HISTORY, settings_at_end
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.results import Goal
-from raypretrain.finetuning.space import SearchConfig
+from raypretrain.finetuning.space import SearchConfig, exchanges
 from raypretrain.finetuning.tasks import Task, load_task
 from raypretrain.storage import check_writable, write_atomic
 
@@ -211,20 +212,26 @@ def check_fit(
 
 def planned(work: Work, task: str, adapt: AdaptConfig) -> PlannedTrial:
     """The trial of a task with these settings."""
-    whole = json.dumps([*work.fingerprints[task], adapt.effective()], sort_keys=True)
+    depends: list[Any] = [*work.fingerprints[task], adapt.effective()]
+    search = work.recipe.search
+    if search.scheduler == "pbt" and exchanges(adapt):  # others of its population as well
+        drawn = {key: axis.model_dump(mode="json") for key, axis in search.drawn.items()}
+        depends.append([drawn, search.trials, search.metric, work.recipe.run.seed])
+    whole = json.dumps(depends, sort_keys=True)
     short = hashlib.sha256(whole.encode()).hexdigest()[:10]
     return PlannedTrial(f"{task}-{adapt.way}-{adapt.init}-{short}", task, adapt)
 
 
 def write_plan(work: Work, trial: PlannedTrial, more: dict[str, Any] | None = None) -> None:
-    """Make a trial's folder with what it is going to do, and forget an earlier failure.
+    """Make a trial's folder with what it is going to do, and forget an earlier attempt.
 
     Args:
         more: what a searcher wants to know of it again.
     """
     folder = work.trial_folder(trial)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.json").unlink(missing_ok=True)
+    for earlier in ("error.json", HISTORY):
+        (folder / earlier).unlink(missing_ok=True)
     plan = {"trial": trial.id, "task": trial.task, "adapt": trial.adapt.model_dump(mode="json")} | (
         more or {}
     )
@@ -242,13 +249,13 @@ def write_stopped(folder: Path, numbers: dict[str, Any]) -> None:
 
 
 def rows_of(work: Work) -> list[dict[str, Any]]:
-    """One flat row a trial: trial, task, status (finished, stopped, failed, missing), settings, numbers."""
+    """One flat row a trial: trial, task, status (finished, stopped, failed, missing), settings at its end, numbers."""
     rows = []
     for trial in work.trials:
         folder = work.trial_folder(trial)
         row: dict[str, Any] = {"trial": trial.id, "task": trial.task, "status": "missing"}
         row["kind"] = work.tasks[trial.task].config.kind
-        for key, value in trial.adapt.effective().items():
+        for key, value in settings_at_end(folder, trial.adapt).effective().items():
             inside = (
                 {f".{name}": each for name, each in value.items()} if isinstance(value, dict) else {"": value}
             )

@@ -16,6 +16,7 @@ import pytest
 from report_folder import write_folder
 
 from raypretrain.errors import RunError
+from raypretrain.finetuning.history import record
 from raypretrain.finetuning.report import report_data, write_report
 
 pytestmark = pytest.mark.unit
@@ -277,3 +278,19 @@ def test_what_the_base_has_seen_is_said_or_why_it_is_not_known(tmp_path: Path):
         page = write_report(tmp_path).read_text(encoding="utf-8")
         assert said in page
         assert "<b>text</b>" not in page
+
+
+def test_trials_that_went_on_from_anothers_state_are_told(tmp_path: Path):
+    folder = write_folder(tmp_path)
+    [task, *_] = report_data(folder)["tasks"]
+    assert task["exchanges"] == []
+    assert "went on from the state of another" not in page_of(folder)
+    settings = {
+        key: {"learning_rate": rate} for key, rate in {"before": 1e-5, "theirs": 1e-3, "after": 8e-4}.items()
+    }
+    record(folder / "trials" / task["best"], {"epoch": 2, "from": EVIL} | settings)
+    [change] = report_data(folder)["tasks"][0]["exchanges"]
+    assert (change["trial"], change["epoch"]) == (task["best"], 2)
+    page = page_of(folder)
+    assert "went on from the state of another" in page
+    assert EVIL not in page

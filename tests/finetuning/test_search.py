@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import ray
+from interrupted import INTERRUPTED, ON_A_CLUSTER
 from real_text import reviews
 
 from raypretrain.config import save_recipe
@@ -135,26 +135,6 @@ def test_trials_larger_than_the_cluster_are_refused(recipe):
         search(recipe(compute={"cpus_per_trial": 64}))
 
 
-INTERRUPTED = """
-import sys
-import ray
-from raypretrain.config import load_recipe
-from raypretrain.finetuning.recipe import FinetuneRecipe
-from raypretrain.finetuning.finetune import finetune
-from raypretrain.finetuning.search import search
-
-def tell(event):
-    print(event["event"], event.get("status"), flush=True)
-
-alone = {"address": "local", "num_cpus": 1, "include_dashboard": False, "object_store_memory": 100_000_000}
-ray.init(**alone, log_to_driver=False)
-try:
-    search(load_recipe(sys.argv[1], FinetuneRecipe), tell)
-except KeyboardInterrupt:
-    sys.exit(130)
-"""
-
-
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(recipe, tmp_path):
     space = {"epochs": {"grid": [1, 100_000]}}
     wanted = recipe(search={"space": space, "concurrency": 1})
@@ -182,12 +162,8 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(recipe, tmp_
 def test_after_the_death_of_the_driver_the_same_command_goes_on(recipe, tmp_path):
     space = {"epochs": {"grid": [1, 100_000]}}
     save_recipe(recipe(search={"space": space, "concurrency": 1}), tmp_path / "recipe.yaml")
-    here = (
-        "ray.init(address=sys.argv[2], log_to_driver=False)"  # so that nothing of Ray's outlives the driver
-    )
-    code = re.sub(r"^ray\.init\(.*\)$", here, INTERRUPTED, flags=re.MULTILINE)
-    address = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-c", code, str(tmp_path / "recipe.yaml"), address]
+    address = ray.get_runtime_context().gcs_address  # so that nothing of Ray's outlives the driver
+    command = [sys.executable, "-c", ON_A_CLUSTER, str(tmp_path / "recipe.yaml"), address]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     list(iter(process.stdout.readline, "trial finished\n"))
