@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -141,6 +144,7 @@ def _run(
         ahead = max(ahead, coming.total)
     with (
         quiet_tune(ahead=ahead),
+        _stopped_as_by_ctrl_c(),
         tempfile.TemporaryDirectory(prefix=".tune-", dir=work.folder) as scratch,
     ):
         trainable = tune.with_resources(
@@ -176,6 +180,19 @@ def _run(
         )
         tuner.fit()
     return coming.over and watch.ended == coming.given
+
+
+@contextmanager
+def _stopped_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM, by which a cluster stops a job, does what Ctrl-C does, for as long as the context lasts."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _scheduler(work: Work) -> TrialScheduler:
