@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from head import Head
+from head import Head, without_ray
 
 from raypretrain.training.metrics import read_log
 
@@ -28,10 +27,8 @@ class Client:
     def __init__(self, head: Head, folder: Path, **environment: str) -> None:
         self.head, self.folder = head, folder
         given = environment or head.environment
-        others = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-        kept = {name: value for name, value in os.environ.items() if name not in others}
         address = {"RAY_API_SERVER_ADDRESS": head.address, "PYTHONPATH": str(_PACKAGE), "HOME": str(folder)}
-        self.environment = {**kept, **address, **given}
+        self.environment = {**without_ray(), **address, **given}
 
     def start(self, *arguments: object, module: str = "raypretrain") -> subprocess.Popen[str]:
         """A command that is not waited for."""

@@ -126,9 +126,20 @@ def _authentication(folder: Path, token: str) -> dict[str, str]:
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
 
 
+def without_ray() -> dict[str, str]:
+    """This process's environment, without where a Ray of its own is, and the token of that."""
+    others = (
+        "RAY_ADDRESS",
+        "RAY_API_SERVER_ADDRESS",
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN",
+        "RAY_AUTH_TOKEN_PATH",
+    )
+    return {name: value for name, value in os.environ.items() if name not in others}
+
+
 def _environment(more: dict[str, str]) -> dict[str, str]:
-    of_others = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    kept = {name: value for name, value in os.environ.items() if name not in of_others}
+    kept = without_ray()
     # Not resolved: a virtual environment's interpreter is a link to another's.
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     return {**kept, "PATH": path, "PYTHONPATH": str(_PACKAGE), **more}

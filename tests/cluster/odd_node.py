@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-from head import Head
+from head import Head, without_ray
 
 _STORE_BYTES = 100_000_000
 _READY_WITHIN = 60.0
@@ -51,9 +50,8 @@ def interpreter(folder: Path, *, torch: str, ahead: float) -> Path:
 def joined(head: Head, python: Path | str = sys.executable, cpus: int = 1) -> Iterator[psutil.Process]:
     """Have a node of ``cpus`` join; gives its raylet, and ends its processes when the context ends."""
     mark = secrets.token_hex(8)
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")
-    }
+    environment = without_ray()
+    environment.pop("PYTHONPATH", None)
     folder = Path(tempfile.mkdtemp(prefix="rpn-"))
     command = [str(python), "-m", "ray.scripts.scripts", "start", "--block", "--address", head.gcs]
     command += ["--node-ip-address", "127.0.0.1", "--num-cpus", str(cpus), "--disable-usage-stats"]

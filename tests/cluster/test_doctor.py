@@ -14,7 +14,7 @@ import psutil
 import pytest
 from command import Command
 from growing import Growing, growing
-from head import Head, head
+from head import Head, head, without_ray
 from odd_node import interpreter, joined
 from s3_server import LISTER, S3Server
 from small_disk import mounted
@@ -198,12 +198,11 @@ def examined_at(
 ) -> tuple[int, Lines]:
     """By a process of its own, in ``folder``."""
     root = Path(raypretrain.__file__).parent.parent
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     address = at.gcs if isinstance(at, Head) else at.address
     words = ["doctor", *map(str, arguments), "--address", address, "--json"]
     done = subprocess.run(
         [sys.executable, "-c", PATIENCE.format(patience), *words],
-        env=environment | at.environment | {"PYTHONPATH": str(root)},
+        env=without_ray() | at.environment | {"PYTHONPATH": str(root)},
         cwd=folder,
         capture_output=True,
         text=True,
