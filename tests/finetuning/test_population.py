@@ -146,7 +146,6 @@ def test_the_worst_go_on_from_the_best_and_rows_say_with_what_they_ended(recipe,
         assert row["adapt.learning_rate"] == own[-1]
         assert [change["before"]["learning_rate"] for change in changes[row["trial"]]] == own[:-1]
         assert 1e-7 <= own[-1] <= 3e-3
-    print(json.dumps(changes, indent=1))
     _the_state_was_the_others(wanted, changes, folder, tmp_path)
     assert not list((tmp_path / "run").glob(".tune-*"))
 
