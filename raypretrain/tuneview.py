@@ -162,7 +162,7 @@ def print_planned(planned: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     if sizes := planned["populations"]:
-        out.print(f"{len(sizes)} populations, of {', '.join(map(str, sorted(set(sizes))))} trials")
+        out.print(f"populations: {len(sizes)}, of {', '.join(map(str, sorted(set(sizes))))} trials")
     keys = dict.fromkeys(key for settings in planned["settings"] for key in settings)
     table = Table(*keys)
     for settings in planned["settings"]:
