@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -95,10 +96,13 @@ class DivisorPolicy(ElasticScalingPolicy):
             return NoopDecision()
         if decision.num_workers > running:
             self._board.ask_to_regroup.remote(running)
-        return NoopDecision() if self._leave_room_for_the_stream(running) == running else decision
+        return NoopDecision() if self._leave_room_for_the_stream(running, _alive()) == running else decision
 
     def _get_reserved_resources(self) -> Any:
-        """As Ray's, but of the nodes that live now: its own view may be 20 s old."""
+        """As Ray's, but of the nodes that live now and stay: its own view may be 20 s old.
+
+        Where it is given nodes that are leaving, by who does not know that they are, those that stay count whole.
+        """
         try:
             coordinator = self._autoscaling_coordinator
             reserved = coordinator.get_reserved_resources.remote(self._requester_id, recompute=True)
@@ -106,18 +110,27 @@ class DivisorPolicy(ElasticScalingPolicy):
         except ray.exceptions.RayError:
             return None
         leaving = ray._private.state.state.get_draining_nodes()
-        return {node: resources for node, resources in found.items() if node not in leaving}
+        if found.keys().isdisjoint(leaving):
+            return found
+        return {node["NodeID"]: node["Resources"] for node in _alive() if node["NodeID"] not in leaving}
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         """Zero, which means to wait, where fewer fit than the recipe's least."""
-        possible = self._leave_room_for_the_stream(super()._count_possible_workers(reserved_resources))
+        leaving = ray._private.state.state.get_draining_nodes()
+        staying = [node for node in _alive() if node["NodeID"] not in leaving]
+        possible = super()._count_possible_workers(reserved_resources)
+        possible = self._leave_room_for_the_stream(possible, staying)
         return most_workers(self._batch, self.scaling_config.min_workers, possible)
 
-    def _leave_room_for_the_stream(self, workers: int) -> int:
-        """As many of them as leave it a CPU to run on, of all nodes that live."""
+    def _leave_room_for_the_stream(self, workers: int, nodes: Sequence[dict[str, Any]]) -> int:
+        """As many of them as leave it a CPU to run on, of the nodes."""
         each = self.scaling_config._resources_per_worker_not_none.get("CPU", 0)
-        cpus = sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+        cpus = sum(node["Resources"].get("CPU", 0) for node in nodes)
         return max(n for n in range(workers + 1) if n * each + LEAST_STREAM_CPUS <= cpus + 1e-9 or n == 0)
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 class Trainer(TorchTrainer):

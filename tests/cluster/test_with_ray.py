@@ -15,7 +15,7 @@ from runs import fingerprints, write_recipe
 from waiting import wait_for_steps
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
-STEPS = 400
+STEPS = 1000
 
 reason = why_not()
 pytestmark = [pytest.mark.cluster_test, pytest.mark.skipif(bool(reason), reason=reason)]
