@@ -34,6 +34,8 @@ def two_hosts(net: Network) -> tuple[Host, Host]:
         host.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         host.environment["RAY_TMPDIR"] = str(host.folder)
         (host.folder / "ray").mkdir()
+        # By which Ray finds the host's own address, and `ray drain-node` the host's own node.
+        assert host.start("ip", "route", "add", "default", "dev", "eth0").wait(10) == 0
     return net.hosts[0], net.hosts[1]
 
 
