@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-from raypretrain.errors import RaypretrainError
+from raypretrain.errors import InputError, RaypretrainError
 from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.base import DEFAULT_LENGTH
 from raypretrain.finetuning.recipe import FinetuneRecipe
@@ -30,39 +31,45 @@ head is solved for once, whatever ``epochs`` says."""
 
 
 def forecast(recipe: FinetuneRecipe, gpu: Gpu, number: int | None, prices: Prices) -> dict[str, Any]:
-    """The plan of all trials of all tasks: one a GPU at a time, on ``number`` of them.
+    """The plan of all trials of all tasks: a GPU for each worker, as many trials at a time as ``number`` has room for.
 
     Raises:
         RaypretrainError: the base model is not there, or what is asked for is impossible.
     """
+    workers = recipe.compute.workers_per_trial
+    if number is not None and number < workers:
+        raise InputError(f"{number} GPUs are fewer than the {workers} workers of a trial", where="--gpus")
     assumed = ["texts are as long as adapt.length lets them be: shorter ones take less"]
     shape = _base_shape(recipe)
     trials = recipe.trials()
     length = min(shape.max_length, max(trial.length or DEFAULT_LENGTH for trial in trials))
-    batch = max(trial.batch for trial in trials)
+    share = math.ceil(max(trial.batch for trial in trials) / workers)
     counts = [_examples(task, assumed) for task in recipe.tasks]
     tokens = sum(_tokens(trial, length, trial.examples or count) for trial in trials for count in counts)
-    on_cpu, side_by_side = gpu.efficiency == "cpu", number or 1
+    on_cpu, side_by_side = gpu.efficiency == "cpu", (number or workers) // workers
+    zero = recipe.compute.zero if workers > 1 else 0
     job = Job(
         network=network_of(shape),
         layout=Layout(
-            workers=1, zero=0, micro_batch=batch, length=length, precision="fp32", predicted=0.0, blockwise=on_cpu
+            workers=workers, zero=zero, micro_batch=share, length=length, precision="fp32", predicted=0.0,
+            blockwise=on_cpu,
         ),
-        global_batch=batch,
+        global_batch=share * workers,
         tokens=round(tokens),
         rhythm=Rhythm(
-            steps=max(1, round(tokens / length / batch)), evaluate_every=10**9, checkpoint_every=10**9,
+            steps=max(1, round(tokens / length / share / workers)), evaluate_every=10**9, checkpoint_every=10**9,
             evaluation_share=0.0,
         ),
         kept=0,
-        micro_batch=batch,
+        micro_batch=share,
     )  # fmt: skip
-    found = plan(job, Machine(gpu=gpu, number=1, prices=prices))
+    found = plan(job, Machine(gpu=gpu, number=workers, prices=prices))
     if found["run"]:
         found["run"] |= {key: found["run"][key] / side_by_side for key in ("hours", "hours_of_steps")}
-    found["gpu"]["number"] = side_by_side
+    found["gpu"]["number"] = side_by_side * workers
+    on = "one a GPU" if workers == 1 else f"each on {workers} GPUs, {side_by_side}"
     assumed.append(
-        f"{len(trials) * len(counts)} trials, one a GPU at a time; their starts and tests are not in it"
+        f"{len(trials) * len(counts)} trials, {on} at a time; their starts and tests are not in it"
     )
     none: dict[str, Any] = {"options": [], "choice": None, "probe": None, "law": None}
     return {**found, **none, "guesses": assumed + found["guesses"]}

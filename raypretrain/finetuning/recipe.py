@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from raypretrain.config import Config, Location
+from raypretrain.config import Config, Count, Location
 from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.base import BaseConfig
 from raypretrain.finetuning.space import SearchConfig, expand, parted
@@ -26,10 +26,51 @@ class FolderConfig(Config):
 
 
 class TrialCompute(Config):
-    """What one trial takes; several run at once while there is room."""
+    """What one trial takes; several run at once while there is room.
+
+    Args:
+        cpus_per_trial, gpus_per_trial: of all its workers together.
+        workers_per_trial: processes that share each batch of a trial.
+        zero: DeepSpeed's ZeRO stage, where there are several.
+    """
 
     cpus_per_trial: float = Field(default=1, gt=0)
     gpus_per_trial: float = Field(default=0, ge=0)
+    workers_per_trial: Count = Field(default=1, gt=0)
+    zero: Literal[0, 1, 2, 3] = 1
+
+    @model_validator(mode="after")
+    def _a_gpu_each(self) -> TrialCompute:
+        workers, gpus = self.workers_per_trial, self.gpus_per_trial
+        if workers > 1 and gpus not in (0, workers):
+            raise ValueError(
+                f"{workers} workers take a GPU each: set gpus_per_trial to {workers}, or to 0, not {gpus:g}"
+            )
+        return self
+
+    @property
+    def of_a_worker(self) -> tuple[float, float]:
+        """CPUs and GPUs."""
+        return self.cpus_per_trial / self.workers_per_trial, self.gpus_per_trial / self.workers_per_trial
+
+    def refuse_unshared(self, adapt: AdaptConfig) -> None:
+        """Refuse a trial that the workers cannot share.
+
+        Raises:
+            ValueError: with what would do.
+        """
+        workers = self.workers_per_trial
+        if workers == 1 or adapt.way == "head":  # which has no steps, and is solved for by one of them
+            return
+        if adapt.batch < workers:
+            raise ValueError(
+                f"{workers} workers (compute.workers_per_trial) cannot share a batch of {adapt.batch}; "
+                "raise adapt.batch, or take fewer workers"
+            )
+        if adapt.held.anchor and self.zero:
+            raise ValueError(
+                f"adapt.anchor pulls whole weights, and zero: {self.zero} keeps them in parts; set compute.zero: 0"
+            )
 
 
 class FinetuneRecipe(Config):
@@ -66,7 +107,8 @@ class FinetuneRecipe(Config):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two tasks are named '{name}'")
-        self.trials()
+        for adapt in self.trials():
+            self.compute.refuse_unshared(adapt)
         return self
 
     def trials(self) -> list[AdaptConfig]:

@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,13 +18,13 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
-from raypretrain.errors import ClusterError, RaypretrainError
+from raypretrain.errors import RaypretrainError
 from raypretrain.finetuning.coming import Coming
 from raypretrain.finetuning.described import described
 from raypretrain.finetuning.encode import TaskTokens
 from raypretrain.finetuning.head import FeatureCache
 from raypretrain.finetuning.quiet import quiet_tune
-from raypretrain.finetuning.recipe import FinetuneRecipe
+from raypretrain.finetuning.recipe import FinetuneRecipe, TrialCompute
 from raypretrain.finetuning.release import forget_weights, release
 from raypretrain.finetuning.results import Goals, Row, best_of, compare, write_results
 from raypretrain.finetuning.schedulers import Fair, adapt_of
@@ -37,13 +38,14 @@ from raypretrain.finetuning.work import (
     write_failure,
     write_stopped,
 )
+from raypretrain.finetuning.workers import Order, check_room, lead, resources_of
 from raypretrain.training import cluster
 from raypretrain.training.runfolder import locked
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from raypretrain.finetuning.trial import Start
+    from raypretrain.finetuning.start import Start
 
 Tokens = dict[tuple[str, int], TaskTokens]
 
@@ -134,17 +136,18 @@ def _run(
     if not ray.is_initialized():
         (connect or partial(cluster.connect, None))()
     compute, settings = work.recipe.compute, work.recipe.search
-    _check_room(compute.cpus_per_trial, compute.gpus_per_trial)
+    check_room(compute)
+    alone = compute.workers_per_trial == 1
     trainable = tune.with_resources(
         tune.with_parameters(
-            _trial,
-            start=start,
-            tokens=tokens,
+            _trial if alone else _led_trial,
+            start=start if alone else [ray.put(start)],  # for its workers: it has no use for them itself
+            tokens=tokens if alone else [ray.put(tokens)],
             folder=str(work.folder.resolve()),
             goals=work.goals,
-            threads=max(1, int(compute.cpus_per_trial)),
+            compute=compute,
         ),
-        {"cpu": compute.cpus_per_trial, "gpu": compute.gpus_per_trial},
+        resources_of(compute),
     )
     watch = _Watch(work, coming, tell)
     scheduled = settings.scheduler != "none"
@@ -159,7 +162,7 @@ def _run(
                 num_samples=coming.total,
                 scheduler=Fair(settings.scheduler, work.goals) if scheduled else FIFOScheduler(),
                 max_concurrent_trials=None if settings.concurrency == "auto" else settings.concurrency,
-                reuse_actors=True,
+                reuse_actors=alone,  # a process that leads others takes no time to start
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
@@ -178,20 +181,41 @@ _CACHE = FeatureCache()
 
 
 def _trial(
-    config: dict[str, Any], start: Start, tokens: Tokens, folder: str, goals: Goals, threads: int
+    config: dict[str, Any], start: Start, tokens: Tokens, folder: str, goals: Goals, compute: TrialCompute
 ) -> None:
     """What Ray Tune calls in a trial's process; ``start`` and ``tokens`` lie in the object store."""
     import torch
 
     from raypretrain.finetuning.trial import run_trial
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(max(1, int(compute.cpus_per_trial)))
     own, adapt = Path(folder) / "trials" / config["trial"], adapt_of(config)
     assert adapt.length is not None
     task = tokens[config["task"], adapt.length]
-    try:
-        goal = goals[config["task"]]
+    goal = goals[config["task"]]
+    with _recorded(own):
         run_trial(start, task, adapt, own, goal=goal, report=tune.report, cache=_CACHE)
+
+
+def _led_trial(
+    config: dict[str, Any],
+    start: list[Any],
+    tokens: list[Any],
+    folder: str,
+    goals: Goals,
+    compute: TrialCompute,
+) -> None:
+    """The same where a trial has several workers; ``start`` and ``tokens`` hold a reference each."""
+    own, task = Path(folder) / "trials" / config["trial"], config["task"]
+    with _recorded(own):
+        lead(Order(task, adapt_of(config), goals[task], own, compute), start[0], tokens[0], tune.report)
+
+
+@contextmanager
+def _recorded(own: Path) -> Iterator[None]:
+    """Writes down what fails in a trial."""
+    try:
+        yield
     except Exception as error:
         line = str(error) if isinstance(error, RaypretrainError) else f"{type(error).__name__}: {error}"
         write_failure(own, line, traceback.format_exc())
@@ -244,22 +268,3 @@ def _numbers(result: dict[str, Any] | None) -> dict[str, Any]:
     """What a trial reported, without what Tune adds."""
     kept = ("epoch", "train_loss", "seconds")
     return {k: v for k, v in (result or {}).items() if k in kept or k.startswith("validation_")}
-
-
-def _check_room(cpus: float, gpus: float) -> None:
-    """Refuse trials that no node has room for: Tune would wait for ever.
-
-    Raises:
-        ClusterError: with what the nodes have.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-        return
-    largest: dict[str, float] = max(
-        nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)), default={}
-    )
-    raise ClusterError(
-        f"a trial wants {cpus:g} CPUs and {gpus:g} GPUs, and the largest node has "
-        f"{largest.get('CPU', 0):g} and {largest.get('GPU', 0):g}",
-        fix="lower compute.cpus_per_trial or compute.gpus_per_trial",
-    )

@@ -1,56 +1,38 @@
-"""One trial: a base model adapted to a task, trained and measured in this process. Plain PyTorch, no Ray."""
+"""One trial: a base model adapted to a task, trained and measured, in one process or several. Plain PyTorch, no Ray."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
 from raypretrain.errors import InputError
 from raypretrain.finetuning.adapt import AdaptConfig
-from raypretrain.finetuning.base import Packed, unpack
-from raypretrain.finetuning.base_text import BaseText
+from raypretrain.finetuning.base import unpack
 from raypretrain.finetuning.best_epoch import BestEpoch, usual_goal
 from raypretrain.finetuning.encode import Encoded, TaskTokens
 from raypretrain.finetuning.forgetting import forgotten, recall
 from raypretrain.finetuning.head import FeatureCache
-from raypretrain.finetuning.kinds.kind import Kind, Solvable, shown
+from raypretrain.finetuning.kinds.kind import Solvable, shown
 from raypretrain.finetuning.protect import Protection, blend_with
 from raypretrain.finetuning.results import Goal
 from raypretrain.finetuning.ridge import best_ridge
-from raypretrain.finetuning.train import features_of, known_of, outputs_of, steps_of, train
-from raypretrain.models.families import build as build_network
-from raypretrain.models.freezing import freeze_below
-from raypretrain.models.layout import unread_by_heads
-from raypretrain.models.lora import add_adapters, merged_state
-from raypretrain.models.shape import ModelShape
+from raypretrain.finetuning.start import WEIGHTS, Start, build
+from raypretrain.finetuning.team import ALONE, Team
+from raypretrain.finetuning.train import Steps, features_of, known_of, outputs_of, steps_of, train
 from raypretrain.storage import write_atomic
-
-WEIGHTS = "trained.safetensors"
-"""What a trial changed: the head alone, adapters, or every weight."""
 
 Report = Callable[[dict[str, Any]], None]
 """Takes the numbers of an epoch."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """What all trials of a search have in common: the base model, in memory that they may share."""
-
-    shape: ModelShape
-    weights: Packed
-    pad: int
-    text: BaseText | None = None
-    before: dict[str, Any] | None = None
-    """What :func:`raypretrain.finetuning.forgetting.recall` says of the base."""
 
 
 class Spent:
@@ -64,13 +46,13 @@ class Spent:
         """Of the clock, to the millisecond."""
         return round(time.perf_counter() - self._began, 3)
 
-    def costs(self, device: torch.device) -> dict[str, float]:
-        """``seconds``, ``cpu_hours`` of this process, and ``gpu_hours`` if it had the one that ``device`` is."""
+    def costs(self, device: torch.device, team: Team = ALONE) -> dict[str, float]:
+        """``seconds``, and of the team ``cpu_hours``, and ``gpu_hours`` if each had the one that ``device`` is."""
         seconds = self.seconds
         return {
             "seconds": seconds,
-            "cpu_hours": (time.process_time() - self._used) / 3600,
-            "gpu_hours": seconds / 3600 if device.type == "cuda" else 0.0,
+            "cpu_hours": team.total((time.process_time() - self._used) / 3600),
+            "gpu_hours": team.total(seconds / 3600 if device.type == "cuda" else 0.0),
         }
 
 
@@ -84,7 +66,7 @@ def run_trial(
     report: Report | None = None,
     cache: FeatureCache | None = None,
 ) -> dict[str, Any]:
-    """Adapt the base model to a task and measure it.
+    """Adapt the base model to a task and measure it, in this process.
 
     Writes ``metrics.jsonl`` (a line an epoch), ``trained.safetensors``, ``examples.json`` (for the report) and, last,
     ``result.json`` into ``folder``. The same arguments give the same numbers on the same kind of machine with the same
@@ -102,75 +84,74 @@ def run_trial(
     Raises:
         RunError: the loss is no longer a number.
     """
+    lines = trial_lines(start, task, adapt, folder, goal, cache or FeatureCache())
+    while True:
+        try:
+            line = next(lines)
+        except StopIteration as end:
+            return dict(end.value)
+        if report:
+            report(line)
+
+
+def trial_lines(
+    start: Start,
+    task: TaskTokens,
+    adapt: AdaptConfig,
+    folder: Path,
+    goal: Goal | None,
+    cache: FeatureCache,
+    team: Team = ALONE,
+) -> Generator[dict[str, Any], None, dict[str, Any]]:
+    """:func:`run_trial`, which goes on to the next line of ``metrics.jsonl`` when it is asked for.
+
+    Args:
+        team: the workers that share the trial, each of which does all of this; the first writes.
+    """
     spent = Spent()
     adapt = adapt.held
     goal = goal or usual_goal(task.kind)
     folder.mkdir(parents=True, exist_ok=True)
     line: dict[str, Any] = {}
-    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics:
-        trial = RunningTrial(start, task, adapt, cache or FeatureCache())
+    writes = team.rank == 0
+    with (folder / "metrics.jsonl" if writes else Path(os.devnull)).open("w", encoding="utf-8") as metrics:
+        trial = RunningTrial(start, task, adapt, cache, team)
         best = BestEpoch(trial.model, goal, adapt.patience)
         for epoch, loss in enumerate(trial.epochs(), start=1):
             line = {"epoch": epoch, "train_loss": loss} | trial.scores("validation")
             line["seconds"] = spent.seconds
             metrics.write(json.dumps(line) + "\n")
             metrics.flush()
-            if report:
-                report(line)
+            yield line
             if best.is_over(line):
                 break
     result = {key: value for key, value in best.line(line).items() if key != "epoch"}
     best.restore()
+    trial.end_training()
     if adapt.blend:
         chosen, points = trial.blend(goal)
         result |= {"blend" if key == "share" else key: value for key, value in chosen.items()}
-        write_atomic(folder / "blend.json", json.dumps(points, indent=2) + "\n")
+        if writes:
+            write_atomic(folder / "blend.json", json.dumps(points, indent=2) + "\n")
     result |= trial.scores("test") | trial.forgetting()
-    trial.save(folder / WEIGHTS)
-    write_atomic(folder / "examples.json", json.dumps(trial.details()) + "\n")
+    details = trial.details()
+    if writes:
+        trial.save(folder / WEIGHTS)
+        write_atomic(folder / "examples.json", json.dumps(details) + "\n")
     result |= {"examples": len(trial.train), "epochs": epoch, "parameters_trained": trial.parameters_trained}
-    result |= spent.costs(trial.device)
-    write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
+    result |= spent.costs(trial.device, team)
+    if writes:
+        write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
     return result
 
 
-def build(start: Start, adapt: AdaptConfig, kind: Kind) -> nn.Module:
-    """The model as a trial begins with it: the head zero, on the CPU, fp32; what is not trained wants no gradient."""
-    network = build_network(start.shape).float()
-    if adapt.init == "base":
-        network.load_state_dict(unpack(start.weights))
-    else:
-        network.init_weights(adapt.seed)
-    model = kind.model(network, adapt.pooling)
-    if adapt.way == "lora":
-        add_adapters(network, adapt.lora, adapt.seed)
-    elif adapt.way == "head":
-        network.requires_grad_(False)
-    elif adapt.top_layers is not None:
-        freeze_below(network, adapt.top_layers)
-    if not kind.learns_output:
-        unread = unread_by_heads(start.shape.family)
-        for name, weight in network.named_parameters():
-            if name in unread:
-                weight.requires_grad_(False)
-    return model
-
-
-def rebuild(start: Start, adapt: AdaptConfig, kind: Kind, folder: Path) -> nn.Module:
-    """The model that a trial ended with, from what it saved in ``folder``; adapters are merged."""
-    model: Any = build(start, adapt, kind)
-    model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
-    if adapt.way == "lora":
-        merged = build_network(start.shape).float()
-        merged.load_state_dict(merged_state(model.network))
-        model.network = merged
-    return model
-
-
 class RunningTrial:
-    """A trial under way: its model, its examples, and how both are looked at."""
+    """A trial under way: its model, its examples, and how both are looked at; all of its workers do so together."""
 
-    def __init__(self, start: Start, task: TaskTokens, adapt: AdaptConfig, cache: FeatureCache) -> None:
+    def __init__(
+        self, start: Start, task: TaskTokens, adapt: AdaptConfig, cache: FeatureCache, team: Team = ALONE
+    ) -> None:
+        self.team, self._steps = team, cast(Steps | None, None)
         self.start, self.task, self.kind, self.adapt = start, task, task.kind, adapt
         self.pad, self.cache = start.pad, cache
         self.train: Encoded = task.examples(adapt.seed, adapt.examples)
@@ -178,8 +159,8 @@ class RunningTrial:
             raise InputError(
                 f"{len(self.train)} examples are fewer than a batch of {adapt.batch}", where=task.name
             )
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.manual_seed(adapt.seed)  # of dropout
+        self.device = torch.device(team.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.manual_seed(adapt.seed + team.rank)  # of dropout
         self.model = build(start, adapt, task.kind).to(self.device)
         self.parameters_trained = sum(w.numel() for w in self.model.parameters() if w.requires_grad)
         self.splits = {"train": self.train, "validation": task.validation, "test": task.test}
@@ -187,7 +168,7 @@ class RunningTrial:
         self._outputs: tuple[str, list[np.ndarray]] = ("", [])
 
     def _with_known(self, data: Encoded) -> Encoded:
-        known = known_of(self.model, self.kind, data, self.pad) if len(data) else None
+        known = known_of(self.model, self.kind, data, self.pad, self.team) if len(data) else None
         return data if known is None else replace(data, known=known)
 
     def epochs(self) -> Iterator[float]:
@@ -204,7 +185,22 @@ class RunningTrial:
             model: Any = self.model
             base, steps = unpack(self.start.weights), steps_of(adapt, len(data))
             protection = Protection(model.network, base, self.start.text, adapt, steps)
-            yield from train(self.model, kind, data, adapt, self.pad, protection)
+            self._steps = self._made_steps(data, protection)
+            yield from train(self._steps, data, adapt)
+
+    def _made_steps(self, data: Encoded, protection: Protection) -> Steps:
+        given = (self.model, self.kind, data, self.adapt, self.pad, protection)
+        if self.team.world == 1:
+            return Steps(*given)
+        from raypretrain.finetuning.shared import SharedSteps  # imports DeepSpeed
+
+        return SharedSteps(*given, self.team)
+
+    def end_training(self) -> None:
+        """Let go of what only training needs; with ZeRO 3 the model is whole from here on."""
+        if self._steps:
+            self._steps.end()
+        self._steps = None
 
     def _solve(self, kind: Solvable, data: Encoded) -> None:
         weights = kind.class_weights(data) if self.adapt.class_weights == "balanced" else None
@@ -229,20 +225,22 @@ class RunningTrial:
         if text is None or before is None or self.adapt.init == "scratch":
             return {}
         frozen = self.adapt.way == "head"
-        return forgotten(before, before if frozen else recall(model.network, text))
+        return forgotten(before, before if frozen else self.team.first(recall(model.network, text)))
 
     def scores(self, split: str) -> dict[str, float]:
         """The kind's metrics on a split as ``<split>_…``; nothing for a split without examples."""
         if not len(self.splits[split]):
             return {}
-        found = self.kind.scores(self.outputs(split), self.splits[split])
+        # The first worker's: on another kind of machine the last digits may differ, and all have to decide alike.
+        found = self.team.first(self.kind.scores(self.outputs(split), self.splits[split]))
         return {f"{split}_{name}": value for name, value in found.items()}
 
     def outputs(self, split: str) -> list[np.ndarray]:
         """What the model predicts of a split. The network is asked once for what its frozen features say."""
         data, kind = self.splits[split], self.kind
         if self.adapt.way != "head":
-            found = outputs_of(self.model, kind, data, self.pad)
+            ask = self._steps.ask if self._steps else None
+            found = outputs_of(self.model, kind, data, self.pad, self.team, ask)
         else:
             assert isinstance(kind, Solvable)
             model: Any = self.model
