@@ -236,6 +236,8 @@ def share(module: nn.Module, optimizer: torch.optim.Optimizer, settings: EngineS
 def make_whole(engine: Any) -> None:
     """Give every worker all weights of what :func:`share` made, for good; called by all, after the last step."""
     if engine.zero_optimization_stage() == 3:
+        # What is whole already may be older than its parts, if these have been gone back to.
+        engine.optimizer.parameter_offload.partition_all_parameters()
         deepspeed.zero.GatheredParameters(list(engine.module.parameters())).__enter__()
         engine.destroy()  # or the next forward pass would part them again
 

@@ -51,7 +51,8 @@ def test_a_trial_that_loses_a_worker_fails_and_the_others_go_on(recipe):
 
 
 def test_a_scheduler_ends_all_workers_of_a_trial(recipe):
-    adapt = {"learning_rate": {"grid": [3e-3, 1e-9]}, "epochs": 3, "warm_head": False}
+    # The second does harm, so that its loss is the larger one.
+    adapt = {"learning_rate": {"grid": [1e-9, 3e-2]}, "epochs": 3, "warm_head": False}
     compute = {"workers_per_trial": 2, "cpus_per_trial": 2}
     by = {"scheduler": "asha", "concurrency": 1, "metric": "validation_loss"}
     found = search(recipe(adapt=adapt, compute=compute, search=by))
