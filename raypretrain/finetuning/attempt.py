@@ -48,7 +48,7 @@ def attempt(
     name, goal = config["task"], goals[config["task"]]
     try:
         if compute.workers_per_trial > 1:
-            lead(Order(name, adapt, goal, own, compute), *start, *tokens, tune.report)
+            lead(Order(name, adapt, goal, own, compute), start[0], tokens[0], tune.report)
         else:
             torch.set_num_threads(max(1, int(compute.cpus_per_trial)))
             assert adapt.length is not None

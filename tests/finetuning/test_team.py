@@ -87,6 +87,7 @@ def test_the_plan_of_a_search_gives_each_worker_a_gpu(recipe):
     shared = forecast(recipe(compute={"workers_per_trial": 2, "zero": 2}), GPUS["h100"], 5, Prices())
     assert alone["gpu"]["number"] == 4
     assert shared["gpu"]["number"] == 4  # two trials at a time, and a GPU is left
+    assert (alone["trials"]["workers"], shared["trials"]["workers"]) == (1, 2)
     assert (shared["layout"]["workers"], shared["layout"]["zero"], shared["layout"]["micro_batch"]) == (
         2,
         2,
