@@ -71,7 +71,8 @@ def _trial_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Of a search over pretraining, or of fine-tuning."""
     if trials := found.get("trials"):
         each, longest = (duration(trials[key] * _HOUR) for key in ("mean_hours", "longest_hours"))
-        return [("trials", f"{trials['number']:,}, one a GPU at a time: {each} each, the longest {longest}")]
+        on = "a GPU" if trials["workers"] == 1 else f"on {trials['workers']} GPUs"
+        return [("trials", f"{trials['number']:,}, one {on} at a time: {each} each, the longest {longest}")]
     if not (search := found.get("search")):
         return []
     most, expected = search["at_most"], search["expected"]

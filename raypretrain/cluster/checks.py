@@ -76,6 +76,8 @@ def refuse_gpus(payload: Payload, found: Inventory) -> None:
     else:
         needs, key = recipe.compute.gpus_per_trial, "compute.gpus_per_trial"
         has, on_one = found.largest("GPU"), " on its largest node"
+        if recipe.compute.workers_per_trial > 1:  # which may be on several
+            has, on_one = found.total("GPU"), ""
     if needs > has and not found.groups:
         raise ClusterError(
             f"needs {needs:g} GPUs, the cluster has {has:g}{on_one}, and no node comes by itself",

@@ -79,7 +79,7 @@ class _Examination:
         """CPUs, memory and disks."""
         needs = self._needs
         if needs and not needs.pretraining:
-            self.lines += judge_room.trials(self.known, needs.trial)
+            self.lines += judge_room.trials(self.known, needs.trial, needs.trial_workers)
         else:
             self.lines += self._cpus()
         self.lines += judge_room.object_store(self.known, needs.ahead_bytes if needs else 0)

@@ -73,21 +73,24 @@ def cpus(nodes: Sequence[Node], sizes: Sizes | None, missing: str, grows: bool =
     return [Line("ok", "CPUs", found)]
 
 
-def trials(nodes: Sequence[Node], each: tuple[float, float]) -> list[Line]:
-    """Whether a node has room for a trial of fine-tuning, and how many the cluster has room for.
+def trials(nodes: Sequence[Node], each: tuple[float, float], workers: int = 1) -> list[Line]:
+    """Whether there is room for a trial of fine-tuning, and how many the cluster has room for.
 
     Args:
-        each: CPUs and GPUs of a trial.
+        each: CPUs and GPUs of a worker of a trial, which has to fit on a node.
+        workers: of each trial.
     """
-    wants = f"a trial takes {each[0]:g} CPUs and {each[1]:g} GPUs"
+    wants = f"{each[0]:g} CPUs and {each[1]:g} GPUs"
+    wants = f"a trial takes {wants}" if workers == 1 else f"a trial takes {workers} workers of {wants} each"
     rooms = [
         min(int(has / want + 1e-9) for has, want in zip((node.cpus, node.gpus), each, strict=True) if want)
         for node in nodes
     ]
-    if not any(rooms):
+    if sum(rooms) < workers:
+        has = f"the nodes have room for {_count(sum(rooms), 'worker')}" if workers > 1 else "no node has them"
         fix = "lower compute.cpus_per_trial or compute.gpus_per_trial"
-        return [Line("fail", "CPUs", f"{wants}, and no node has them", fix)]
-    return [Line("ok", "CPUs", f"{wants}: room for {sum(rooms)} at once")]
+        return [Line("fail", "CPUs", f"{wants}, and {has}", fix)]
+    return [Line("ok", "CPUs", f"{wants}: room for {sum(rooms) // workers} at once")]
 
 
 def fits(node: Node, sizes: Sizes) -> int:

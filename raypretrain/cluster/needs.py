@@ -31,7 +31,8 @@ class Needs:
         compiled: whether layers are compiled.
         sources: URL and options of what lies in object stores.
         pretraining: the recipe itself, if it is one of pretraining.
-        trial: CPUs and GPUs of a trial, if it is one of fine-tuning.
+        trial: CPUs and GPUs of a trial's worker, if it is one of fine-tuning.
+        trial_workers: of each trial.
     """
 
     folder: str
@@ -43,6 +44,7 @@ class Needs:
     sources: tuple[tuple[str, Options | None], ...] = ()
     pretraining: PretrainRecipe | None = None
     trial: tuple[float, float] = (0.0, 0.0)
+    trial_workers: int = 1
 
 
 def load(path: Path, overrides: Sequence[str]) -> Needs:
@@ -54,7 +56,7 @@ def load(path: Path, overrides: Sequence[str]) -> Needs:
     if "tasks" in keys_of(path):
         recipe = load_recipe(path, FinetuneRecipe, overrides)
         compute = recipe.compute
-        return Needs(recipe.run.folder, trial=(compute.cpus_per_trial, compute.gpus_per_trial))
+        return Needs(recipe.run.folder, trial=compute.of_a_worker, trial_workers=compute.workers_per_trial)
     return needs_of(load_recipe(path, PretrainRecipe, overrides))
 
 

@@ -33,7 +33,7 @@ class BestEpoch:
         if not self._best or self._sign * (line[self._name] - self._best[self._name]) > 0:
             self._best, self._waited = line, 0
             moving = {name: w for name, w in self._model.named_parameters() if w.requires_grad}
-            self._weights = {name: weight.detach().clone() for name, weight in moving.items()}
+            self._weights = {name: _held(weight).clone() for name, weight in moving.items()}
             return False
         self._waited += 1
         return self.over
@@ -57,5 +57,12 @@ class BestEpoch:
 
     def restore(self) -> None:
         """Go back to that epoch's weights."""
-        if self._weights:
-            self._model.load_state_dict(self._weights, strict=False)
+        for name, weight in self._model.named_parameters():
+            if name in self._weights:
+                _held(weight).copy_(self._weights[name])
+
+
+def _held(weight: Tensor) -> Tensor:
+    """What of a weight this process has: all of it, or under ZeRO 3 a part."""
+    held: Tensor = getattr(weight, "ds_tensor", weight)
+    return held.detach()

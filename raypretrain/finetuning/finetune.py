@@ -6,14 +6,15 @@ import time
 import traceback
 from typing import Any
 
-from raypretrain.errors import RaypretrainError
+from raypretrain.errors import RaypretrainError, RecipeError
 from raypretrain.finetuning.described import described
 from raypretrain.finetuning.head import FeatureCache
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.release import release
 from raypretrain.finetuning.results import best_of, write_results
 from raypretrain.finetuning.space import SearchConfig
-from raypretrain.finetuning.trial import Save, Start, run_trial
+from raypretrain.finetuning.start import Start
+from raypretrain.finetuning.trial import Save, run_trial
 from raypretrain.finetuning.work import (
     PlannedTrial,
     Progress,
@@ -44,6 +45,12 @@ def finetune(recipe: FinetuneRecipe, progress: Progress | None = None) -> dict[s
         RaypretrainError: what is wrong with the input, or the first trial that failed.
     """
     began = time.perf_counter()
+    if recipe.compute.workers_per_trial > 1:
+        raise RecipeError(
+            "is for searches: here a trial is this process",
+            where="compute.workers_per_trial",
+            fix="raypretrain search with the same recipe, or set it to 1",
+        )
     work = prepare(_alone(recipe), [recipe.adapt])
     with locked(work.folder):
         return _carried_out(work, progress or (lambda event: None), began)

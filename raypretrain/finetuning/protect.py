@@ -14,6 +14,7 @@ from raypretrain.finetuning.anchor import Anchor, State, blend, pick, sweep
 from raypretrain.finetuning.base_text import BaseText
 from raypretrain.finetuning.replay import Replay
 from raypretrain.finetuning.results import Goal
+from raypretrain.finetuning.team import ALONE, Team
 from raypretrain.models.families import LanguageModel
 
 
@@ -38,11 +39,11 @@ class Protection:
             each, _ = sequences_needed(adapt.replay, adapt.batch, steps)
             self._replay = Replay(text, batch=each, steps=steps, seed=adapt.seed)
 
-    def loss(self, step: int) -> Tensor | None:
-        """What is replayed in a step, from 0."""
+    def loss(self, step: int, team: Team = ALONE) -> Tensor | None:
+        """What is replayed in a step, from 0; of a team this worker's part, all parts adding up to the whole."""
         if self._replay is None:
             return None
-        return self._weight * self._replay.loss(self._network, step)
+        return self._weight * self._replay.loss(self._network, step, team)
 
     def after(self, optimizer: torch.optim.Optimizer) -> None:
         """Draw the weights to the base."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from raypretrain.config import Config, Location
+from raypretrain.config import Config, Count, Location
+from raypretrain.errors import RecipeError
 from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.base import BaseConfig
 from raypretrain.finetuning.space import SearchConfig, check_populations, expand, parted
@@ -26,10 +27,51 @@ class FolderConfig(Config):
 
 
 class TrialCompute(Config):
-    """What one trial takes; several run at once while there is room."""
+    """What one trial takes; several run at once while there is room.
+
+    Args:
+        cpus_per_trial, gpus_per_trial: of all its workers together.
+        workers_per_trial: processes that share each batch of a trial.
+        zero: DeepSpeed's ZeRO stage, where there are several.
+    """
 
     cpus_per_trial: float = Field(default=1, gt=0)
     gpus_per_trial: float = Field(default=0, ge=0)
+    workers_per_trial: Count = Field(default=1, gt=0)
+    zero: Literal[0, 1, 2, 3] = 1
+
+    @model_validator(mode="after")
+    def _a_gpu_each(self) -> TrialCompute:
+        workers, gpus = self.workers_per_trial, self.gpus_per_trial
+        if workers > 1 and gpus not in (0, workers):
+            raise ValueError(
+                f"{workers} workers take a GPU each: set gpus_per_trial to {workers}, or to 0, not {gpus:g}"
+            )
+        return self
+
+    @property
+    def of_a_worker(self) -> tuple[float, float]:
+        """CPUs and GPUs."""
+        return self.cpus_per_trial / self.workers_per_trial, self.gpus_per_trial / self.workers_per_trial
+
+    def refuse_unshared(self, adapt: AdaptConfig) -> None:
+        """Refuse a trial that the workers cannot share.
+
+        Raises:
+            ValueError: with what would do.
+        """
+        workers = self.workers_per_trial
+        if workers == 1 or adapt.way == "head":  # which has no steps, and is solved for by one of them
+            return
+        if adapt.batch < workers:
+            raise ValueError(
+                f"{workers} workers (compute.workers_per_trial) cannot share a batch of {adapt.batch}; "
+                "raise adapt.batch, or take fewer workers"
+            )
+        if adapt.held.anchor and self.zero:
+            raise ValueError(
+                f"adapt.anchor pulls whole weights, and zero: {self.zero} keeps them in parts; set compute.zero: 0"
+            )
 
 
 class FinetuneRecipe(Config):
@@ -68,7 +110,15 @@ class FinetuneRecipe(Config):
                 raise ValueError(f"two tasks are named '{name}'")
         trials = self.trials()
         if self.search.scheduler == "pbt":
+            if self.compute.workers_per_trial > 1:
+                raise RecipeError(
+                    "search.scheduler: pbt wants trials of one process, which can go on from another's state",
+                    where="compute.workers_per_trial",
+                    fix="set it to 1, or take another scheduler",
+                )
             check_populations(trials, self.search)
+        for adapt in trials:
+            self.compute.refuse_unshared(adapt)
         return self
 
     def trials(self) -> list[AdaptConfig]:

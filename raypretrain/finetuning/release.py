@@ -13,7 +13,8 @@ from raypretrain.errors import RunError
 from raypretrain.finetuning.card import write_card
 from raypretrain.finetuning.chat import PLAIN_TEMPLATE
 from raypretrain.finetuning.history import history
-from raypretrain.finetuning.trial import WEIGHTS, Start, rebuild, run_trial
+from raypretrain.finetuning.start import WEIGHTS, Start, rebuild
+from raypretrain.finetuning.trial import run_trial
 from raypretrain.finetuning.work import PlannedTrial, Work
 from raypretrain.models.lora import is_adapter
 from raypretrain.models.lora_files import save_peft

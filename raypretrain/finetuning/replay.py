@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from raypretrain.finetuning.base_text import BaseText
 from raypretrain.finetuning.forgetting import base_loss
+from raypretrain.finetuning.team import ALONE, Team
+from raypretrain.tokens.objectives import IGNORED
 from raypretrain.tokens.packing import Sequences
 from raypretrain.training.evaluation import Rows
 
@@ -58,9 +60,29 @@ class Replay:
         weight = float(self.text.objective.counts(sequences).sum())
         return Rows(ids, targets, sequences.starts(), weight)
 
-    def loss(self, network: nn.Module, k: int) -> Tensor:
-        """The loss of batch ``k``, a scalar in nats a target, to be added to the task's with a weight."""
-        return base_loss(network, self.rows(k), self.text.boundaries)
+    def loss(self, network: nn.Module, k: int, team: Team = ALONE) -> Tensor:
+        """The loss of batch ``k``, a scalar in nats a target, to be added to the task's with a weight.
+
+        Args:
+            team: who shares the batch; the sum over it is the loss.
+        """
+        whole = self.rows(k)
+        rows, own = _share(whole, team)
+        loss = base_loss(network, rows, self.text.boundaries)
+        return loss if team.world == 1 else loss * (own / _targets(whole))
+
+
+def _share(rows: Rows, team: Team) -> tuple[Rows, int]:
+    """A worker's rows, and how many targets count; where none do, all rows, because it has to compute something."""
+    if team.world == 1:
+        return rows, 0
+    own = slice(team.rank, None, team.world)
+    part = Rows(rows.ids[own], rows.targets[own], rows.starts[own], rows.weight)
+    return (part, _targets(part)) if _targets(part) else (rows, 0)
+
+
+def _targets(rows: Rows) -> int:
+    return int((rows.targets != IGNORED).sum())
 
 
 @lru_cache(maxsize=4)

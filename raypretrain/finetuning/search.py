@@ -19,7 +19,6 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from raypretrain.errors import ClusterError
 from raypretrain.finetuning.attempt import attempt
 from raypretrain.finetuning.coming import Coming
 from raypretrain.finetuning.described import described
@@ -40,13 +39,14 @@ from raypretrain.finetuning.work import (
     write_failure,
     write_stopped,
 )
+from raypretrain.finetuning.workers import check_room, resources_of
 from raypretrain.training import cluster
 from raypretrain.training.runfolder import locked
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from raypretrain.finetuning.trial import Start
+    from raypretrain.finetuning.start import Start
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ def _run(
     if not ray.is_initialized():
         (connect or partial(cluster.connect, None))()
     compute, settings = work.recipe.compute, work.recipe.search
-    _check_room(compute.cpus_per_trial, compute.gpus_per_trial)
+    check_room(compute)
+    alone = compute.workers_per_trial == 1
     watch = _Watch(work, coming, tell)
     ahead = 1 if settings.searcher == "tpe" else 200
     if settings.scheduler == "pbt":  # all have to be there before the first is through an epoch
@@ -150,14 +151,14 @@ def _run(
         trainable = tune.with_resources(
             tune.with_parameters(
                 attempt,
-                start=start,
-                tokens=tokens,
+                start=start if alone else [ray.put(start)],
+                tokens=tokens if alone else [ray.put(tokens)],
                 folder=str(work.folder.resolve()),
                 goals=work.goals,
-                threads=max(1, int(compute.cpus_per_trial)),
+                compute=compute,
                 scratch=str(Path(scratch).resolve()) if settings.scheduler == "pbt" else None,
             ),
-            {"cpu": compute.cpus_per_trial, "gpu": compute.gpus_per_trial},
+            resources_of(compute),
         )
         tuner = tune.Tuner(
             trainable,
@@ -166,7 +167,7 @@ def _run(
                 num_samples=coming.total,
                 scheduler=_scheduler(work),
                 max_concurrent_trials=None if settings.concurrency == "auto" else settings.concurrency,
-                reuse_actors=True,
+                reuse_actors=alone,  # a process that leads others takes no time to start
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
@@ -253,22 +254,3 @@ def _numbers(result: dict[str, Any] | None) -> dict[str, Any]:
     """What a trial reported, without what Tune adds."""
     kept = ("epoch", "train_loss", "seconds")
     return {k: v for k, v in (result or {}).items() if k in kept or k.startswith("validation_")}
-
-
-def _check_room(cpus: float, gpus: float) -> None:
-    """Refuse trials that no node has room for: Tune would wait for ever.
-
-    Raises:
-        ClusterError: with what the nodes have.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-        return
-    largest: dict[str, float] = max(
-        nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)), default={}
-    )
-    raise ClusterError(
-        f"a trial wants {cpus:g} CPUs and {gpus:g} GPUs, and the largest node has "
-        f"{largest.get('CPU', 0):g} and {largest.get('GPU', 0):g}",
-        fix="lower compute.cpus_per_trial or compute.gpus_per_trial",
-    )

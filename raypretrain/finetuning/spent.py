@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from raypretrain.finetuning.team import ALONE, Team
+
 
 class Spent:
     """What was spent since it was made.
@@ -25,11 +27,11 @@ class Spent:
         """Of the clock, to the millisecond."""
         return round(time.perf_counter() - self._began, 3)
 
-    def costs(self, device: torch.device) -> dict[str, float]:
-        """``seconds``, ``cpu_hours`` of this process, and ``gpu_hours`` if it had the one that ``device`` is."""
+    def costs(self, device: torch.device, team: Team = ALONE) -> dict[str, float]:
+        """``seconds``, and of the team ``cpu_hours``, and ``gpu_hours`` if each had the one that ``device`` is."""
         seconds = self.seconds
         return {
             "seconds": seconds,
-            "cpu_hours": (time.process_time() - self._used) / 3600,
-            "gpu_hours": seconds / 3600 if device.type == "cuda" else 0.0,
+            "cpu_hours": team.total((time.process_time() - self._used) / 3600),
+            "gpu_hours": team.total(seconds / 3600 if device.type == "cuda" else 0.0),
         }

@@ -26,18 +26,18 @@ _TENSORS, _REST = "state.safetensors", "state.json"
 def write_state(trial: RunningTrial, best: BestEpoch, name: str, folder: Path) -> None:
     """Write where a trial with this name is into ``folder``, which is there."""
     waited, weights = best.state()
-    progress = trial.progress
+    steps = trial.begun()
     tensors = {f"trained/{key}": tensor for key, tensor in trial.trained().items()}
     for key, weight in trial.model.named_parameters():
-        moments = progress.optimizer.state.get(weight, {})
+        moments = steps.optimizer.state.get(weight, {})
         tensors |= {f"moments/{moment}/{key}": tensor for moment, tensor in moments.items()}
     tensors |= {f"best/{key}": tensor for key, tensor in weights.items()}
     tensors["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random/cuda"] = torch.cuda.get_rng_state()
     save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, folder / _TENSORS)
-    order = progress.random.bit_generator.state
-    rest = {"trial": name, "epoch": progress.epoch, "order": order, "best": waited}
+    order = steps.random.bit_generator.state
+    rest = {"trial": name, "epoch": trial.epoch, "order": order, "best": waited}
     (folder / _REST).write_text(json.dumps(rest) + "\n", encoding="utf-8")
 
 
@@ -46,7 +46,7 @@ def read_state(trial: RunningTrial, best: BestEpoch, name: str, folder: Path) ->
 
     Where a trial with another name wrote it, patience begins anew, for the settings are others.
     """
-    model, progress = trial.model, trial.progress
+    model, steps = trial.model, trial.begun()
     rest: dict[str, Any] = json.loads((folder / _REST).read_text(encoding="utf-8"))
     parts: dict[str, dict[str, Tensor]] = {"trained": {}, "moments": {}, "best": {}, "random": {}}
     for key, tensor in load_file(folder / _TENSORS).items():
@@ -57,10 +57,10 @@ def read_state(trial: RunningTrial, best: BestEpoch, name: str, folder: Path) ->
     for key, tensor in parts["moments"].items():
         moment, _, own = key.partition("/")
         weight = weights[own]
-        progress.optimizer.state[weight][moment] = tensor.to(weight.device)
+        steps.optimizer.state[weight][moment] = tensor.to(weight.device)
     torch.set_rng_state(parts["random"]["cpu"])
     if "cuda" in parts["random"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(parts["random"]["cuda"])
-    progress.epoch, progress.random.bit_generator.state = rest["epoch"], rest["order"]
+    trial.epoch, steps.random.bit_generator.state = rest["epoch"], rest["order"]
     known = rest["best"] if rest["trial"] == name else rest["best"] | {"waited": 0}
     best.load(known, {key: tensor.to(weights[key].device) for key, tensor in parts["best"].items()})

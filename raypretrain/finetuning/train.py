@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.encode import Encoded, batches
 from raypretrain.finetuning.kinds.kind import Batch, Kind, Solvable
 from raypretrain.finetuning.protect import Protection
+from raypretrain.finetuning.team import ALONE, Team
 from raypretrain.models.freezing import layer_of
 
 EVALUATION_BATCH = 64
@@ -40,36 +40,71 @@ def steps_of(adapt: AdaptConfig, examples: int) -> int:
     return adapt.epochs * math.ceil(examples / adapt.batch)
 
 
-@dataclass
-class Progress:
-    """What moves while a model is trained, its weights aside."""
-
-    optimizer: torch.optim.Optimizer
-    random: np.random.Generator
-    """Of the order of the examples."""
-    epoch: int = 0
-    """Epochs that are done."""
-
-
-def beginning(model: nn.Module, adapt: AdaptConfig) -> Progress:
-    """Of the training of ``model``, on the device where it is."""
-    return Progress(_optimizer(model, adapt), np.random.default_rng(adapt.seed))
-
-
-def train(
-    model: nn.Module,
-    kind: Kind,
-    data: Encoded,
-    adapt: AdaptConfig,
-    pad: int,
-    progress: Progress,
-    protection: Protection | None = None,
-) -> Iterator[float]:
-    """Train ``model`` in place, for the epochs that are left: those of its weights that want gradients.
+class Steps:
+    """The steps of a trial, of this process alone: those weights of the model move that want gradients.
 
     Args:
-        progress: of this model; moves on.
+        model: trained in place.
+        data: to learn from.
         protection: what holds the base.
+
+    Attributes:
+        random: of the order of the examples.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        kind: Kind,
+        data: Encoded,
+        adapt: AdaptConfig,
+        pad: int,
+        protection: Protection | None = None,
+    ) -> None:
+        self.model, self.kind, self.protection = model, kind, protection
+        self._data, self._pad, self._clip = data, pad, adapt.clip
+        self._device = next(model.parameters()).device
+        self.optimizer = _optimizer(model, adapt)
+        self.random = np.random.default_rng(adapt.seed)
+        self._moving = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        weights = kind.class_weights(data) if adapt.class_weights == "balanced" else None
+        self.weighing = None if weights is None else torch.from_numpy(weights).to(self._device)
+
+    def batch(self, places: np.ndarray) -> Batch:
+        """The examples at ``places``, as the kind is trained on them."""
+        made = packed_batch if self.kind.packs else batch_of
+        return made(self._data, places, self._pad, self._device)
+
+    def set_share(self, share: float) -> None:
+        """Have the next step made with this share of the highest learning rates."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * share
+
+    def take(self, places: np.ndarray, step: int) -> float:
+        """One step, from 0, on a batch; returns its mean loss, in the kind's unit."""
+        loss = self.kind.loss(self.model, self.batch(places), self.weighing)
+        more = self.protection.loss(step) if self.protection else None
+        (loss if more is None else loss + more).backward()
+        torch.nn.utils.clip_grad_norm_(self._moving, self._clip)
+        self.optimizer.step()
+        if self.protection:
+            self.protection.after(self.optimizer)
+        self.optimizer.zero_grad()
+        return loss.item()
+
+    def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """``function(model, …)`` between two steps."""
+        return function(self.model, *arguments)
+
+    def end(self) -> None:
+        """Training is over."""
+
+
+def train(steps: Steps, data: Encoded, adapt: AdaptConfig, done: int = 0) -> Iterator[float]:
+    """Train on ``data``, for the epochs that are left, in batches that follow from the seed alone.
+
+    Args:
+        done: epochs that are done.
 
     Yields:
         After each epoch the mean training loss of the task, in the kind's unit.
@@ -77,47 +112,47 @@ def train(
     Raises:
         RunError: the loss is no longer a number.
     """
-    device = next(model.parameters()).device
-    optimizer = progress.optimizer
-    moving = [weight for group in optimizer.param_groups for weight in group["params"]]
-    weights = kind.class_weights(data) if adapt.class_weights == "balanced" else None
-    weighing = None if weights is None else torch.from_numpy(weights).to(device)
     total = steps_of(adapt, len(data))
-    step = progress.epoch * total // adapt.epochs
-    while progress.epoch < adapt.epochs:
-        model.train()
+    step = done * total // adapt.epochs
+    for _ in range(done, adapt.epochs):
+        steps.model.train()
         losses = 0.0
-        for places in batches(data.lengths, adapt.batch, progress.random):
-            _set_learning_rates(optimizer, _share(step, total, adapt.warmup))
-            batch = (packed_batch if kind.packs else batch_of)(data, places, pad, device)
-            loss = kind.loss(model, batch, weighing)
-            more = protection.loss(step) if protection else None
-            (loss if more is None else loss + more).backward()
-            torch.nn.utils.clip_grad_norm_(moving, adapt.clip)
-            optimizer.step()
-            if protection:
-                protection.after(optimizer)
-            optimizer.zero_grad()
-            value = loss.item()
+        for places in batches(data.lengths, adapt.batch, steps.random):
+            steps.set_share(_share(step, total, adapt.warmup))
+            value = steps.take(places, step)
             losses += value * len(places)
             step += 1
             if not math.isfinite(value):
                 raise RunError(
                     f"the loss is {value} at step {step} of {total}", fix="lower adapt.learning_rate"
                 )
-        progress.epoch += 1
         yield losses / len(data)
 
 
 @torch.no_grad()
-def outputs_of(model: nn.Module, kind: Kind, data: Encoded, pad: int) -> list[np.ndarray]:
-    """What the model predicts, in the order of ``data``."""
+def outputs_of(
+    model: nn.Module,
+    kind: Kind,
+    data: Encoded,
+    pad: int,
+    team: Team = ALONE,
+    ask: Callable[..., Any] | None = None,
+) -> list[np.ndarray]:
+    """What the model predicts, in the order of ``data``.
+
+    Args:
+        team: who shares it out; each gets all of it.
+        ask: calls a function with the model, where that has to be seen to.
+    """
     device = next(model.parameters()).device
     model.eval()
+    made = []
+    for places in team.own(list(batches(data.lengths, EVALUATION_BATCH))):
+        batch = batch_of(data, places, pad, device)
+        made.append((places, ask(kind.outputs, batch) if ask else kind.outputs(model, batch)))
     found: list[Any] = [None] * len(data)
-    for places in batches(data.lengths, EVALUATION_BATCH):
-        made = kind.outputs(model, batch_of(data, places, pad, device))
-        for place, output in zip(places, made, strict=True):
+    for places, outputs in (part for parts in team.everyone(made) for part in parts):
+        for place, output in zip(places, outputs, strict=True):
             found[place] = output
     return found
 
@@ -140,16 +175,18 @@ def features_of(model: nn.Module, kind: Solvable, data: Encoded, pad: int) -> Te
 
 
 @torch.no_grad()
-def known_of(model: nn.Module, kind: Kind, data: Encoded, pad: int) -> np.ndarray | None:
-    """What the kind wants to know of each example before training; None for nothing."""
+def known_of(model: nn.Module, kind: Kind, data: Encoded, pad: int, team: Team = ALONE) -> np.ndarray | None:
+    """What the kind wants to know of each example before training; None for nothing. The team shares it out."""
     device = next(model.parameters()).device
     model.eval()
-    found: np.ndarray | None = None
-    for places in batches(data.lengths, EVALUATION_BATCH):
+    made = []
+    for places in team.own(list(batches(data.lengths, EVALUATION_BATCH))):
         known = kind.before(model, batch_of(data, places, pad, device))
         if known is None:
             return None
-        values = known.cpu().numpy()
+        made.append((places, known.cpu().numpy()))
+    found: np.ndarray | None = None
+    for places, values in (part for parts in team.everyone(made) for part in parts):
         if found is None:
             found = np.empty((len(data), *values.shape[1:]), dtype=values.dtype)
         found[places] = values
@@ -182,8 +219,3 @@ def _share(step: int, total: int, warmup: float) -> float:
     """Which share of the highest learning rate a step has: linearly up, then linearly down to almost zero."""
     rise = max(1, round(warmup * total))
     return (step + 1) / rise if step < rise else (total - step) / max(1, total - rise)
-
-
-def _set_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * share

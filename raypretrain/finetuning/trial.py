@@ -1,62 +1,44 @@
-"""One trial: a base model adapted to a task, trained and measured in this process. Plain PyTorch, no Ray."""
+"""One trial: a base model adapted to a task, trained and measured, in one process or several. Plain PyTorch, no Ray."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
 from raypretrain.errors import InputError
 from raypretrain.finetuning.adapt import AdaptConfig
-from raypretrain.finetuning.base import Packed, unpack
-from raypretrain.finetuning.base_text import BaseText
+from raypretrain.finetuning.base import unpack
 from raypretrain.finetuning.best_epoch import BestEpoch, usual_goal
 from raypretrain.finetuning.encode import Encoded, TaskTokens
 from raypretrain.finetuning.forgetting import forgotten, recall
 from raypretrain.finetuning.head import FeatureCache
-from raypretrain.finetuning.kinds.kind import Kind, Solvable, shown
+from raypretrain.finetuning.kinds.kind import Solvable, shown
 from raypretrain.finetuning.protect import Protection, blend_with
 from raypretrain.finetuning.results import Goal
 from raypretrain.finetuning.ridge import best_ridge
 from raypretrain.finetuning.spent import Spent
+from raypretrain.finetuning.start import WEIGHTS, Start, build
 from raypretrain.finetuning.state import read_state, write_state
-from raypretrain.finetuning.train import beginning, features_of, known_of, outputs_of, steps_of, train
-from raypretrain.models.families import build as build_network
-from raypretrain.models.freezing import freeze_below
-from raypretrain.models.layout import unread_by_heads
-from raypretrain.models.lora import add_adapters, merged_state
-from raypretrain.models.shape import ModelShape
+from raypretrain.finetuning.team import ALONE, Team
+from raypretrain.finetuning.train import Steps, features_of, known_of, outputs_of, steps_of, train
 from raypretrain.storage import write_atomic
 from raypretrain.training.metrics import read_log
-
-WEIGHTS = "trained.safetensors"
-"""What a trial changed: the head alone, adapters, or every weight."""
 
 Save = Callable[[Path], None]
 """Writes where a trial is into a folder, from where it can go on."""
 
 Report = Callable[[dict[str, Any], Save], None]
 """Takes the numbers of an epoch, and what saves the trial as it is after it."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """What all trials of a search have in common: the base model, in memory that they may share."""
-
-    shape: ModelShape
-    weights: Packed
-    pad: int
-    text: BaseText | None = None
-    before: dict[str, Any] | None = None
-    """What :func:`raypretrain.finetuning.forgetting.recall` says of the base."""
 
 
 def run_trial(
@@ -70,7 +52,7 @@ def run_trial(
     cache: FeatureCache | None = None,
     going_on: Path | None = None,
 ) -> dict[str, Any]:
-    """Adapt the base model to a task and measure it.
+    """Adapt the base model to a task and measure it, in this process.
 
     Writes ``metrics.jsonl`` (a line an epoch), ``trained.safetensors``, ``examples.json`` (for the report) and, last,
     ``result.json`` into ``folder``. The same arguments give the same numbers on the same kind of machine with the same
@@ -90,6 +72,32 @@ def run_trial(
     Raises:
         RunError: the loss is no longer a number.
     """
+    lines = trial_lines(start, task, adapt, folder, goal, cache or FeatureCache(), going_on=going_on)
+    while True:
+        try:
+            line, save = next(lines)
+        except StopIteration as end:
+            return dict(end.value)
+        if report:
+            report(line, save)
+
+
+def trial_lines(
+    start: Start,
+    task: TaskTokens,
+    adapt: AdaptConfig,
+    folder: Path,
+    goal: Goal | None,
+    cache: FeatureCache,
+    team: Team = ALONE,
+    going_on: Path | None = None,
+) -> Generator[tuple[dict[str, Any], Save], None, dict[str, Any]]:
+    """:func:`run_trial`, which goes on to the next line of ``metrics.jsonl`` when it is asked for.
+
+    Args:
+        team: the workers that share the trial, each of which does all of this; the first writes. Where there are
+            several, nothing can be saved or gone on from.
+    """
     metrics_path = folder / "metrics.jsonl"
     before = read_log(metrics_path) if going_on else []
     spent = Spent(before[-1] if before else None)
@@ -97,77 +105,58 @@ def run_trial(
     goal = goal or usual_goal(task.kind)
     folder.mkdir(parents=True, exist_ok=True)
     line: dict[str, Any] = {}
-    with metrics_path.open("a" if going_on else "w", encoding="utf-8") as metrics:
-        trial = RunningTrial(start, task, adapt, cache or FeatureCache())
+    writes = team.rank == 0
+    path, mode = metrics_path if writes else Path(os.devnull), "a" if going_on else "w"
+    with path.open(mode, encoding="utf-8") as metrics:
+        trial = RunningTrial(start, task, adapt, cache, team)
         best = BestEpoch(trial.model, goal, adapt.patience)
         if going_on:
             read_state(trial, best, folder.name, going_on)
         for loss in () if best.over else trial.epochs():
-            line = {"epoch": trial.progress.epoch, "train_loss": loss} | trial.scores("validation")
-            line |= spent.costs(trial.device)
+            line = {"epoch": trial.epoch, "train_loss": loss} | trial.scores("validation")
+            line |= spent.costs(trial.device, team)
             over = best.is_over(line)
             metrics.write(json.dumps(line) + "\n")
             metrics.flush()
-            if report:
-                report(line, partial(write_state, trial, best, folder.name))
+            yield line, partial(write_state, trial, best, folder.name)
             if over:
                 break
     result = {key: value for key, value in best.line(line).items() if key != "epoch"}
     best.restore()
+    trial.end_training()
     if adapt.blend:
         chosen, points = trial.blend(goal)
         result |= {"blend" if key == "share" else key: value for key, value in chosen.items()}
-        write_atomic(folder / "blend.json", json.dumps(points, indent=2) + "\n")
+        if writes:
+            write_atomic(folder / "blend.json", json.dumps(points, indent=2) + "\n")
     result |= trial.scores("test") | trial.forgetting()
-    trial.save(folder / WEIGHTS)
-    write_atomic(folder / "examples.json", json.dumps(trial.details()) + "\n")
+    details = trial.details()
+    if writes:
+        trial.save(folder / WEIGHTS)
+        write_atomic(folder / "examples.json", json.dumps(details) + "\n")
     result |= {
         "examples": len(trial.train),
-        "epochs": trial.progress.epoch,
+        "epochs": trial.epoch,
         "parameters_trained": trial.parameters_trained,
     }
-    result |= spent.costs(trial.device)
-    write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
+    result |= spent.costs(trial.device, team)
+    if writes:
+        write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
     return result
 
 
-def build(start: Start, adapt: AdaptConfig, kind: Kind) -> nn.Module:
-    """The model as a trial begins with it: the head zero, on the CPU, fp32; what is not trained wants no gradient."""
-    network = build_network(start.shape).float()
-    if adapt.init == "base":
-        network.load_state_dict(unpack(start.weights))
-    else:
-        network.init_weights(adapt.seed)
-    model = kind.model(network, adapt.pooling)
-    if adapt.way == "lora":
-        add_adapters(network, adapt.lora, adapt.seed)
-    elif adapt.way == "head":
-        network.requires_grad_(False)
-    elif adapt.top_layers is not None:
-        freeze_below(network, adapt.top_layers)
-    if not kind.learns_output:
-        unread = unread_by_heads(start.shape.family)
-        for name, weight in network.named_parameters():
-            if name in unread:
-                weight.requires_grad_(False)
-    return model
-
-
-def rebuild(start: Start, adapt: AdaptConfig, kind: Kind, folder: Path) -> nn.Module:
-    """The model that a trial ended with, from what it saved in ``folder``; adapters are merged."""
-    model: Any = build(start, adapt, kind)
-    model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
-    if adapt.way == "lora":
-        merged = build_network(start.shape).float()
-        merged.load_state_dict(merged_state(model.network))
-        model.network = merged
-    return model
-
-
 class RunningTrial:
-    """A trial under way: its model, its examples, and how both are looked at."""
+    """A trial under way: its model, its examples, and how both are looked at; all of its workers do so together.
 
-    def __init__(self, start: Start, task: TaskTokens, adapt: AdaptConfig, cache: FeatureCache) -> None:
+    Attributes:
+        epoch: epochs that are done.
+        steps: of its training, from the first one to the last.
+    """
+
+    def __init__(
+        self, start: Start, task: TaskTokens, adapt: AdaptConfig, cache: FeatureCache, team: Team = ALONE
+    ) -> None:
+        self.team, self.epoch, self.steps = team, 0, cast(Steps | None, None)
         self.start, self.task, self.kind, self.adapt = start, task, task.kind, adapt
         self.pad, self.cache = start.pad, cache
         self.train: Encoded = task.examples(adapt.seed, adapt.examples)
@@ -175,35 +164,54 @@ class RunningTrial:
             raise InputError(
                 f"{len(self.train)} examples are fewer than a batch of {adapt.batch}", where=task.name
             )
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.manual_seed(adapt.seed)  # of dropout
+        self.device = torch.device(team.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.manual_seed(adapt.seed + team.rank)  # of dropout
         self.model = build(start, adapt, task.kind).to(self.device)
-        self.progress = beginning(self.model, adapt)
         self.parameters_trained = sum(w.numel() for w in self.model.parameters() if w.requires_grad)
         self.splits = {"train": self.train, "validation": task.validation, "test": task.test}
         self.splits = {name: self._with_known(data) for name, data in self.splits.items()}
         self._outputs: tuple[str, list[np.ndarray]] = ("", [])
 
     def _with_known(self, data: Encoded) -> Encoded:
-        known = known_of(self.model, self.kind, data, self.pad) if len(data) else None
+        known = known_of(self.model, self.kind, data, self.pad, self.team) if len(data) else None
         return data if known is None else replace(data, known=known)
 
     def epochs(self) -> Iterator[float]:
         """Adapt the model; the mean training loss after each epoch (one, where the head is solved for)."""
         data, kind, adapt = self.splits["train"], self.kind, self.adapt
-        if isinstance(kind, Solvable) and not self.progress.epoch:
+        if isinstance(kind, Solvable) and not self.epoch:
             if adapt.way == "head" or adapt.warm_head:
                 self._solve(kind, data)
             else:
                 kind.warm(self.model, lambda: self.vectors("train"))
         if adapt.way == "head":
-            self.progress.epoch = 1
+            self.epoch = 1
             yield kind.scores(self.outputs("train"), data)["loss"]
         else:
-            model: Any = self.model
-            base, steps = unpack(self.start.weights), steps_of(adapt, len(data))
-            protection = Protection(model.network, base, self.start.text, adapt, steps)
-            yield from train(self.model, kind, data, adapt, self.pad, self.progress, protection)
+            for loss in train(self.begun(), data, adapt, self.epoch):
+                self.epoch += 1
+                yield loss
+
+    def begun(self) -> Steps:
+        """``steps``, which are made when they are first asked for; with ZeRO 3 the model is in parts from then on."""
+        if self.steps is None:
+            model, data, adapt = cast(Any, self.model), self.splits["train"], self.adapt
+            base, total = unpack(self.start.weights), steps_of(adapt, len(data))
+            protection = Protection(model.network, base, self.start.text, adapt, total)
+            given = (model, self.kind, data, adapt, self.pad, protection)
+            if self.team.world == 1:
+                self.steps = Steps(*given)
+            else:
+                from raypretrain.finetuning.shared import SharedSteps  # imports DeepSpeed
+
+                self.steps = SharedSteps(*given, self.team)
+        return self.steps
+
+    def end_training(self) -> None:
+        """Let go of what only training needs; with ZeRO 3 the model is whole from here on."""
+        if self.steps:
+            self.steps.end()
+        self.steps = None
 
     def _solve(self, kind: Solvable, data: Encoded) -> None:
         weights = kind.class_weights(data) if self.adapt.class_weights == "balanced" else None
@@ -228,20 +236,22 @@ class RunningTrial:
         if text is None or before is None or self.adapt.init == "scratch":
             return {}
         frozen = self.adapt.way == "head"
-        return forgotten(before, before if frozen else recall(model.network, text))
+        return forgotten(before, before if frozen else self.team.first(recall(model.network, text)))
 
     def scores(self, split: str) -> dict[str, float]:
         """The kind's metrics on a split as ``<split>_…``; nothing for a split without examples."""
         if not len(self.splits[split]):
             return {}
-        found = self.kind.scores(self.outputs(split), self.splits[split])
+        # The first worker's: on another kind of machine the last digits may differ, and all have to decide alike.
+        found = self.team.first(self.kind.scores(self.outputs(split), self.splits[split]))
         return {f"{split}_{name}": value for name, value in found.items()}
 
     def outputs(self, split: str) -> list[np.ndarray]:
         """What the model predicts of a split. The network is asked once for what its frozen features say."""
         data, kind = self.splits[split], self.kind
         if self.adapt.way != "head":
-            found = outputs_of(self.model, kind, data, self.pad)
+            ask = self.steps.ask if self.steps else None
+            found = outputs_of(self.model, kind, data, self.pad, self.team, ask)
         else:
             assert isinstance(kind, Solvable)
             model: Any = self.model

@@ -23,10 +23,10 @@ from raypretrain.finetuning.space import SearchConfig, exchanges
 from raypretrain.finetuning.tasks import Task, load_task
 from raypretrain.storage import check_writable, write_atomic
 
-if TYPE_CHECKING:  # trial.py imports torch
+if TYPE_CHECKING:  # start.py imports torch
     from torch import Tensor
 
-    from raypretrain.finetuning.trial import Start
+    from raypretrain.finetuning.start import Start
     from raypretrain.models.shape import ModelShape
 
 Progress = Callable[[dict[str, Any]], None]
@@ -90,7 +90,7 @@ class Work:
         Raises:
             InputError: they cannot be read, are pickled, or do not fit the config.
         """
-        from raypretrain.finetuning.trial import Start
+        from raypretrain.finetuning.start import Start
         from raypretrain.models.loading import load_completed
 
         loaded = load_completed(self.base.folder, seed=0)
@@ -142,6 +142,7 @@ def prepare(recipe: FinetuneRecipe, trials: Sequence[AdaptConfig]) -> Work:
     tasks = {config.name: load_task(config) for config in recipe.tasks}
     for task in tasks.values():
         check_fit(task, base, recipe.search, trials, recipe.base.text is not None)
+        _check_shared(task, recipe.compute.workers_per_trial)
     check_writable(recipe.run.folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, folder / "recipe.yaml")
@@ -208,6 +209,16 @@ def check_fit(
                 f"task '{task.name}' has {count} examples to train on, fewer than a batch of {adapt.batch}",
                 fix=f"set adapt.batch to at most {count}, or give more examples",
             )
+
+
+def _check_shared(task: Task, workers: int) -> None:
+    if workers > 1 and not task.kind.divisible:
+        raise RecipeError(
+            f"task '{task.name}': {workers} workers cannot share a batch of {task.config.kind}, "
+            "whose loss is no mean over its examples",
+            where="compute.workers_per_trial",
+            fix="set it to 1",
+        )
 
 
 def planned(work: Work, task: str, adapt: AdaptConfig) -> PlannedTrial:

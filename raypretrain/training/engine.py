@@ -227,6 +227,21 @@ class Engine:
         self._optimizer.moments_to_disk()
 
 
+def share(module: nn.Module, optimizer: torch.optim.Optimizer, settings: EngineSettings) -> Any:
+    """DeepSpeed's engine of any module, whose training all workers share; called by all, with equal weights."""
+    config = settings.for_deepspeed()
+    return deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)[0]
+
+
+def make_whole(engine: Any) -> None:
+    """Give every worker all weights of what :func:`share` made, for good; called by all, after the last step."""
+    if engine.zero_optimization_stage() == 3:
+        # What is whole already may be older than its parts, if these have been gone back to.
+        engine.optimizer.parameter_offload.partition_all_parameters()
+        deepspeed.zero.GatheredParameters(list(engine.module.parameters())).__enter__()
+        engine.destroy()  # or the next forward pass would part them again
+
+
 class _Copies(TorchCheckpointEngine):
     """Takes what DeepSpeed would write and writes nothing: training waits for a copy in memory alone."""
 

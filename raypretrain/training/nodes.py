@@ -26,6 +26,11 @@ class Node:
         room = max(0, int(self.cpus / cpus + _LITTLE))
         return min(room, int(self.gpus)) if gpu else room
 
+    def room(self, cpus: float, gpus: float) -> int:
+        """How often ``cpus`` CPUs and ``gpus`` GPUs, either perhaps a fraction, fit on it."""
+        wanted = ((self.cpus, cpus), (self.gpus, gpus))
+        return min(int(has / want + _LITTLE) for has, want in wanted if want)
+
     def __str__(self) -> str:
         gpus = f" and {counted(self.gpus, 'GPU')}" if self.gpus else ""
         return counted(self.cpus, "CPU") + gpus

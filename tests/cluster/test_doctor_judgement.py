@@ -157,6 +157,10 @@ def test_trials_need_one_node_with_room() -> None:
     assert (line.state, line.found) == ("ok", "a trial takes 2 CPUs and 0 GPUs: room for 8 at once")
     assert only(judge_room.trials([A, B], (9, 0))).state == "fail"
     assert only(judge_room.trials([A, B], (1, 1))).state == "fail"
+    assert only(judge_room.trials([A, B], (4, 0), 2)).found.startswith(
+        "a trial takes 2 workers of 4 CPUs and 0 GPUs each"
+    )
+    assert only(judge_room.trials([A, B], (4, 0), 9)).state == "fail"
 
 
 def test_the_object_store_holds_twice_what_is_read_ahead() -> None:

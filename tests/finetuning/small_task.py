@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import random
 from pathlib import Path
+from typing import Any
 
 from real_text import reviews
 
@@ -33,14 +34,7 @@ def write_csv(path: Path, rows: list[tuple[str, str]], head: tuple[str, str] = (
     return path
 
 
-def small_shape(vocabulary: int) -> ModelShape:
-    config = ModelConfig(
-        preset="llama-1m",
-        width=32,
-        layers=2,
-        heads=4,
-        key_value_heads=2,
-        feed_forward=64,
-        initializer_range=0.2,
-    )
-    return config.shape(vocabulary, 64)
+def small_shape(vocabulary: int, **sizes: float) -> ModelShape:
+    small = {"width": 32, "layers": 2, "heads": 4, "key_value_heads": 2, "feed_forward": 64}
+    config: Any = {"preset": "llama-1m", "initializer_range": 0.2} | small | sizes
+    return ModelConfig(**config).shape(vocabulary, 64)

@@ -53,6 +53,12 @@ def test_what_a_population_cannot_be_is_refused_in_a_line(recipe, adapt, room, m
     assert "\n" not in str(caught.value)
 
 
+def test_trials_of_several_workers_are_no_population(recipe) -> None:
+    said = r"^compute\.workers_per_trial: search\.scheduler: pbt wants trials of one process, .*; set it to 1, or take"
+    with pytest.raises(RecipeError, match=said):
+        population(recipe, compute={"workers_per_trial": 2})
+
+
 def test_what_can_change_is_a_key_of_adapt() -> None:
     assert set(CHANGEABLE) <= set(KEYS)
 

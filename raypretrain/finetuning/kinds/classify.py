@@ -12,7 +12,7 @@ import numpy as np
 from raypretrain.errors import InputError
 from raypretrain.finetuning.encode import Encoded
 from raypretrain.finetuning.head import solve_classes
-from raypretrain.finetuning.kinds.kind import Details, Row, balanced, check_known
+from raypretrain.finetuning.kinds.kind import Batch, Details, Row, balanced, check_known
 from raypretrain.finetuning.kinds.text import TextKind
 from raypretrain.finetuning.labelled import Example, label_of
 from raypretrain.finetuning.rows import LabelledFile
@@ -30,6 +30,7 @@ class Classify(TextKind):
     """One label of each text; the loss is the cross-entropy."""
 
     labels: tuple[str, ...]
+    divisible = True
     metrics: ClassVar[dict[str, bool]] = {"accuracy": True, "macro_f1": True, "loss": False}
 
     @classmethod
@@ -63,6 +64,10 @@ class Classify(TextKind):
         from torch.nn import functional as F
 
         return F.cross_entropy(scores, targets, weights)
+
+    def divisor(self, batch: Batch, weights: Tensor | None) -> float:
+        classes = self.rows(batch.targets)
+        return float(len(classes) if weights is None else weights[classes].sum())
 
     def solve(
         self, model: Any, vectors: Tensor, data: Encoded, ridge: float, weights: np.ndarray | None

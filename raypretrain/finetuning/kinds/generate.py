@@ -46,6 +46,7 @@ class Generate(Kind):
     objectives = ("causal",)
     learns_output = True
     packs = True
+    divisible = True
 
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:
@@ -75,6 +76,9 @@ class Generate(Kind):
     def loss(self, model: Any, batch: Batch, weights: Tensor | None) -> Tensor:
         loss: Tensor = model.network(batch.ids, batch.targets, starts=batch.starts)
         return loss
+
+    def divisor(self, batch: Batch, weights: Tensor | None) -> float:
+        return float((batch.targets != NO_TARGET).sum())
 
     def outputs(self, model: Any, batch: Batch) -> Sequence[np.ndarray]:
         import torch

@@ -121,6 +121,8 @@ class Kind(ABC):
     """Whether ``way: head`` can solve for its head (:class:`Solvable`)."""
     packs: ClassVar[bool] = False
     """Whether its loss is of tokens alone, so that several sequences may share a row in training."""
+    divisible: ClassVar[bool] = False
+    """Whether several workers may share a batch: its loss is a mean over what :meth:`divisor` counts."""
     learns_output: ClassVar[bool] = False
     """Whether it trains what the network was pretrained to predict with."""
 
@@ -175,6 +177,10 @@ class Kind(ABC):
         Args:
             weights: fp32 [labels], of the classes; None weighs them alike.
         """
+
+    def divisor(self, batch: Batch, weights: Tensor | None) -> float:
+        """What the sum in the mean of :meth:`loss` is divided by: so many examples, or tokens, or their weights."""
+        raise NotImplementedError
 
     @abstractmethod
     def outputs(self, model: nn.Module, batch: Batch) -> Sequence[np.ndarray]:
@@ -232,6 +238,9 @@ class Solvable(Kind):
 
     def loss(self, model: Any, batch: Batch, weights: Tensor | None) -> Tensor:
         return self.loss_of(model.scores(self.features(model, batch)), self.rows(batch.targets), weights)
+
+    def divisor(self, batch: Batch, weights: Tensor | None) -> float:
+        return float(len(self.rows(batch.targets)))
 
     def outputs(self, model: Any, batch: Batch) -> Sequence[np.ndarray]:
         scores: np.ndarray = model.scores(self.features(model, batch)).float().cpu().numpy()

@@ -32,6 +32,7 @@ class Label(TextKind):
     """Several labels of each text; the loss is the binary cross-entropy, summed over the labels."""
 
     labels: tuple[str, ...]
+    divisible = True
     metrics: ClassVar[dict[str, bool]] = {"micro_f1": True, "macro_f1": True, "exact": True, "loss": False}
 
     @classmethod

@@ -80,6 +80,10 @@ class Prefer(Generate):
         gain = self._log_probabilities(model, batch) - batch.known
         return -F.logsigmoid(self.beta * (gain[:, 0] - gain[:, 1])).mean()
 
+    def divisor(self, batch: Batch, weights: Tensor | None) -> float:
+        assert batch.known is not None
+        return float(len(batch.known))
+
     def outputs(self, model: Any, batch: Batch) -> Sequence[np.ndarray]:
         assert batch.known is not None
         gain = self._log_probabilities(model, batch) - batch.known

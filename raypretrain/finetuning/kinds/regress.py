@@ -37,6 +37,7 @@ class Regress(TextKind):
 
     mean: float
     deviation: float
+    divisible = True
     metrics: ClassVar[dict[str, bool]] = {
         "rmse": False,
         "mae": False,

@@ -43,6 +43,7 @@ class Tag(Solvable):
     labels: tuple[str, ...]
     iob2: bool
     between: str = " "
+    divisible = True
     metrics: ClassVar[dict[str, bool]] = {"f1": True, "accuracy": True, "loss": False}
 
     @classmethod
@@ -114,6 +115,10 @@ class Tag(Solvable):
         from torch.nn import functional as F
 
         return F.cross_entropy(scores, targets, weights)
+
+    def divisor(self, batch: Batch, weights: Tensor | None) -> float:
+        classes = self.rows(batch.targets)
+        return float(len(classes) if weights is None else weights[classes].sum())
 
     def solve(
         self, model: Any, vectors: Tensor, data: Encoded, ridge: float, weights: np.ndarray | None
