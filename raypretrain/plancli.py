@@ -78,8 +78,9 @@ def plan(
         raise typer.BadParameter(
             "--probe, --budget and --deadline are for recipes of pretraining without a search, --fit for any of them"
         )
-    like = [f"model={{preset: {base}}}"] if base and "tasks" not in keys else []
-    given = [*(overrides or []), *like]
+    given = overrides or []
+    if base and "tasks" not in keys:  # it would go on with AdamW, as a base model does by default
+        given = ["training.optimizer=adamw", *given, f"model={{preset: {base}}}"]
     if "tasks" in keys:
         found = _of_finetuning(recipe, given, chosen, gpus, prices, base)
     elif "search" in keys:

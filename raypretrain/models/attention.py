@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raypretrain.models.blockwise import BlockwiseAttention, by_blocks
-from raypretrain.models.linear import Linear, products
+from raypretrain.models.linear import Linear
 from raypretrain.models.llama_config import LlamaShape
 from raypretrain.models.rotary import rotate
 from raypretrain.models.ulysses import all_columns, current_share, shared, to_columns, to_heads
@@ -53,8 +53,9 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None = None, starts: Tensor | None = None
     ) -> Tensor:
-        matrices = self.query, self.key, self.value
-        query, key, value = (part.unflatten(-1, (-1, self.head_width)) for part in products(x, matrices))
+        query, key, value = (
+            matrix(x).unflatten(-1, (-1, self.head_width)) for matrix in (self.query, self.key, self.value)
+        )
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         if cache is not None:
             key, value = cache.extend(self.layer, key, value)

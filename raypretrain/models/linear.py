@@ -7,7 +7,7 @@ wherever it is: on an AMD EPYC with Zen 5 cores its products in fp32 (not in les
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,6 @@ from torch.nn import functional as F
 
 _LEAST_ROWS = 32
 """With fewer, the 10 µs that a call of oneDNN takes longer are not won back."""
-
-_ROWS_TOGETHER = 256
-"""With fewer, copying the matrices takes longer than is won."""
 
 
 class Linear(nn.Linear):
@@ -39,18 +36,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Differentiated at most once.
     """
     return _ways["onednn"](x, weight, bias) if _by_onednn(x) else F.linear(x, weight, bias)
-
-
-def products(x: Tensor, matrices: Sequence[nn.Module]) -> Sequence[Tensor]:
-    """``matrix(x)`` for each. On a CPU one large product is faster than a few small ones, so plain matrices are laid
-    together for it, where ``x`` has rows enough to be worth it.
-    """
-    weights: list[Any] = [matrix.weight for matrix in matrices]
-    plain = all(type(matrix) is Linear and matrix.bias is None for matrix in matrices)
-    whole = not any(hasattr(weight, "ds_id") for weight in weights)  # ZeRO 3 has parts of them
-    if not plain or not whole or x.device.type != "cpu" or x.numel() < _ROWS_TOGETHER * x.shape[-1]:
-        return [matrix(x) for matrix in matrices]
-    return linear(x, torch.cat(weights)).split([len(weight) for weight in weights], dim=-1)
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:

@@ -5,10 +5,8 @@ import torch
 
 from raypretrain.models import linear as module
 from raypretrain.models.config import ModelConfig
-from raypretrain.models.linear import Linear, linear, product, products
+from raypretrain.models.linear import Linear, linear, product
 from raypretrain.models.llama import Llama
-from raypretrain.models.lora import AdaptedLinear
-from raypretrain.models.lora_config import LoraConfig
 
 BACKWARD = "_OneDnnLinearBackward"
 
@@ -111,37 +109,3 @@ def test_the_models_loss_and_gradients_do_not_depend_on_the_library(onednn, monk
     for name, mine in results[0].items():
         torch.testing.assert_close(mine, results[1][name], rtol=1e-4, atol=1e-6, msg=name)
         assert mine.is_contiguous(), name
-
-
-@pytest.mark.parametrize(("rows", "joined"), [(255, 0), (256, 1)])
-def test_matrices_laid_together_give_what_each_gives(monkeypatch: pytest.MonkeyPatch, rows: int, joined: int):
-    joins = []
-    cat = torch.cat
-    monkeypatch.setattr(torch, "cat", lambda *given: joins.append(given) or cat(*given))
-    torch.manual_seed(0)
-    matrices = [Linear(24, outputs).double() for outputs in (40, 8, 16)]
-    x = _random(rows, 24).double().requires_grad_()
-    upstream = [_random(rows, m.out_features).double() for m in matrices]
-    wanted = [matrix(x) for matrix in matrices]
-    weights = [x, *(matrix.weight for matrix in matrices)]
-    found = products(x, matrices)
-    assert len(joins) == joined
-    for mine, exact in zip(found, wanted, strict=True):
-        assert torch.allclose(mine, exact, rtol=1e-12, atol=1e-12)
-    for mine, exact in zip(
-        torch.autograd.grad(found, weights, upstream),
-        torch.autograd.grad(wanted, weights, upstream),
-        strict=True,
-    ):
-        assert torch.allclose(mine, exact, rtol=1e-12, atol=1e-12)
-
-
-def test_adapted_matrices_are_not_laid_together():
-    torch.manual_seed(0)
-    plain = [Linear(24, 40), Linear(24, 8)]
-    adapted = AdaptedLinear(plain[1], LoraConfig(rank=2), torch.Generator().manual_seed(0))
-    adapted.lora_b.data.normal_()
-    x = _random(300, 24)
-    found = products(x, [plain[0], adapted])
-    assert torch.equal(found[1], adapted(x))
-    assert not torch.allclose(found[1], plain[1](x))
