@@ -72,7 +72,12 @@ def test_a_reclaimed_host_is_left_and_the_run_goes_on(
     one, two = two_hosts
     run = tmp_path / "run"
     recipe = write_recipe(tmp_path, corpus, STEPS)
-    settings = [f"--set=run.folder={run}", "--set=compute.workers=[1, 2]", "--set=compute.cpus_per_worker=1"]
+    # Two workers do not fit on a host of two CPUs.
+    settings = [
+        f"--set=run.folder={run}",
+        "--set=compute.workers=[1, 2]",
+        "--set=compute.cpus_per_worker=1.5",
+    ]
     second = with_ray(two, 1, one)
     first = with_ray(one, 0, one, "raypretrain", "pretrain", str(recipe), *settings)
     wait_for_steps(run, 20, lambda: first.poll() is None)
