@@ -217,5 +217,5 @@ def test_where_a_trial_does_not_fit_a_key_of_fine_tuning_is_named(command: Comma
     assert advice("llama-8b", "adapt.batch=1") == "adapt.way: lora"
     assert advice("llama-8b", "adapt.way=lora", "adapt.batch=1") is None
     assert advice("llama-405b") == "another GPU, or a smaller base model"
-    assert advice("llama-8b", "compute.workers_per_trial=8") == "compute.zero: 3"
-    assert advice("llama-8b", "compute.workers_per_trial=8", "compute.zero=3") is None
+    assert advice("llama-8b", "compute.workers_per_trial=4") == "compute.zero: 3"
+    assert advice("llama-8b", "compute.workers_per_trial=4", "compute.zero=3") is None
