@@ -21,8 +21,8 @@ KEPT = 0.94
 benchmarks/planning.py: the most for which none of the micro-batches of llm-foundry's table that ran is refused."""
 
 HOLES = 0.84
-"""Of the probabilities that attention by blocks keeps on a CPU: what malloc has beside them and hardly uses again. Fitted by
-benchmarks/planning_runs.py."""
+"""Of the probabilities that attention by blocks keeps on a CPU: what malloc has beside them and hardly uses again.
+Fitted by benchmarks/planning_runs.py."""
 
 LIBRARIES = 80e6
 """Bytes that torch, oneDNN, gloo and DeepSpeed have taken on a CPU after the first steps. Measured with one sequence of
