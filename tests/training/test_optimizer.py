@@ -77,7 +77,7 @@ def test_a_group_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> Non
 def change_of_logits(width: int, tuned: int | None, steps: int = 4) -> float:
     """How far, root-mean-square, the logits move when the layers' matrices alone are trained with one rate."""
     torch.manual_seed(0)
-    model, training = network(width), TrainingConfig(tuned_width=tuned)
+    model, training = network(width), TrainingConfig(optimizer="adamw", tuned_width=tuned)
     narrow(model, tuned)
     frozen = (WeightGroup(parameters="[!b]*", learning_rate=0.0, weight_decay=0.0),)
     groups = parameter_groups(model, 0.0, rules=frozen, matrix_rate=training.matrix_rate(width))
