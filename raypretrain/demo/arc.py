@@ -76,7 +76,9 @@ def pretrain_recipe(folder: Path, data: DemoData, quick: bool) -> PretrainRecipe
         "training": {
             "tokens": 400_000 if quick else 4_200_000,
             "global_batch": 32,
-            "learning_rate": 4e-3,
+            "learning_rate": 6e-3,
+            "schedule": {"kind": "linear", "final": 0.0},
+            "batch_warmup": {"first": 8, "steps": 120},
             "evaluation": {"sequences": 256},
             "checkpoint": {"keep": 1},
         },
