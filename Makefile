@@ -17,10 +17,10 @@ setup: .venv/ready  ## a virtual environment with everything from the lock file
 demo: setup  ## the main job on real text: raw shards to a fleet of classifiers, about ten minutes on two cores
 	$(BIN)/raypretrain demo
 
-test: setup test-unit  ## all tests but the long ones, about ten minutes on two cores
+test: setup test-unit  ## all tests but the long ones, about half an hour on two cores
 	$(BIN)/pytest -m "not unit and not long and not cluster_test"
 
-test-unit: setup  ## the tests that need no Ray cluster, no server, and little time, on two cores under a minute
+test-unit: setup  ## the tests that need no Ray cluster, no server, and little time, on two cores two minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m unit -n 2
 
 cluster-test: setup  ## on clusters of the tests' own: job submission, nodes that come and go, two hosts
