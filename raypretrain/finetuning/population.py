@@ -52,9 +52,8 @@ class Populations(FIFOScheduler):
         self._of[trial].add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        if (
-            trial not in self._of or result["epoch"] >= adapt_of(trial.config).epochs
-        ):  # its test scores come next
+        # After the last epoch its test scores come next.
+        if trial not in self._of or result["epoch"] >= adapt_of(trial.config).epochs:
             return TrialScheduler.CONTINUE
         return self._of[trial].result(tune_controller, trial, result)
 

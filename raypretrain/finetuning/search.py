@@ -78,7 +78,7 @@ def search(
     """Run all trials of a recipe on each of its tasks, several at once, and release the best of each task.
 
     The same recipe again runs only what has no result yet; a trial that fails does not end the others. After
-    Ctrl-C the finished trials are kept and their table is written.
+    Ctrl-C or SIGTERM the finished trials are kept and their table is written.
 
     Args:
         progress: is told ``plan`` (trials, done), ``epoch`` (trial, and its numbers) and ``trial`` (trial,

@@ -160,6 +160,5 @@ def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
     """``total + left @ right``; in fp32 for factors in bf16, so that no chunk's rounding adds up."""
     if total is None:
         return product(left, right).to(_accurate(left.dtype))
-    return total.add_(
-        product(left, right).to(total.dtype)
-    )  # by itself add_ takes eight times as long on a CPU
+    # By itself add_ takes eight times as long on a CPU.
+    return total.add_(product(left, right).to(total.dtype))

@@ -109,17 +109,14 @@ class DivisorPolicy(ElasticScalingPolicy):
             found = ray.get(reserved, timeout=_ANSWER_SECONDS)
         except ray.exceptions.RayError:
             return None
-        leaving = ray._private.state.state.get_draining_nodes()
-        if found.keys().isdisjoint(leaving):
+        if found.keys().isdisjoint(_leaving()):
             return found
-        return {node["NodeID"]: node["Resources"] for node in _alive() if node["NodeID"] not in leaving}
+        return {node["NodeID"]: node["Resources"] for node in _staying()}
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         """Zero, which means to wait, where fewer fit than the recipe's least."""
-        leaving = ray._private.state.state.get_draining_nodes()
-        staying = [node for node in _alive() if node["NodeID"] not in leaving]
         possible = super()._count_possible_workers(reserved_resources)
-        possible = self._leave_room_for_the_stream(possible, staying)
+        possible = self._leave_room_for_the_stream(possible, _staying())
         return most_workers(self._batch, self.scaling_config.min_workers, possible)
 
     def _leave_room_for_the_stream(self, workers: int, nodes: Sequence[dict[str, Any]]) -> int:
@@ -131,6 +128,17 @@ class DivisorPolicy(ElasticScalingPolicy):
 
 def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _leaving() -> dict[str, int]:
+    """Ids of the nodes that will go, and when."""
+    found: dict[str, int] = ray._private.state.state.get_draining_nodes()
+    return found
+
+
+def _staying() -> list[dict[str, Any]]:
+    leaving = _leaving()
+    return [node for node in _alive() if node["NodeID"] not in leaving]
 
 
 class Trainer(TorchTrainer):

@@ -61,22 +61,18 @@ class PretrainRecipe(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _base_brings_its_tokenizer(cls, values: Any) -> Any:
-        model = values.get("model") if isinstance(values, dict) else None
-        tokenizer = values.get("tokenizer") or {} if isinstance(values, dict) else None
-        if isinstance(model, dict) and model.get("from") and isinstance(tokenizer, dict):
-            return {**values, "tokenizer": {**tokenizer, "path": tokenizer.get("path") or model["from"]}}
-        return values
-
-    @model_validator(mode="before")
-    @classmethod
-    def _base_learns_by_adamw(cls, values: Any) -> Any:
-        # As it did before: Muon gains nothing on weights that AdamW has learned (arXiv:2502.16982, section 3.5).
-        model = values.get("model") if isinstance(values, dict) else None
-        training = values.get("training") or {} if isinstance(values, dict) else None
-        if isinstance(model, dict) and model.get("from") and isinstance(training, dict):
-            return {**values, "training": {"optimizer": "adamw"} | training}
-        return values
+    def _what_a_base_brings(cls, values: Any) -> Any:
+        """Its tokenizer; and AdamW, by which it has learned: Muon gains nothing then (arXiv:2502.16982, 3.5)."""
+        names = ("model", "tokenizer", "training")
+        rooms = [values.get(name) or {} for name in names] if isinstance(values, dict) else []
+        if not rooms or not all(isinstance(room, dict) for room in rooms) or not rooms[0].get("from"):
+            return values
+        model, tokenizer, training = rooms
+        path = tokenizer.get("path") or model["from"]
+        return values | {
+            "tokenizer": tokenizer | {"path": path},
+            "training": {"optimizer": "adamw"} | training,
+        }
 
     @field_validator("model", mode="before")
     @classmethod

@@ -25,11 +25,15 @@ from raypretrain.tokens.tokenizer import TokenizerConfig, train_tokenizer
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A released model with random weights: 2 layers of width 32, grouped heads, 600 pieces, 64 positions."""
-    folder = tmp_path_factory.mktemp("base")
+    return write_base(tmp_path_factory.mktemp("base"))
+
+
+def write_base(folder: Path, **sizes: Any) -> Path:
+    """A released model with random weights, of some ``sizes`` of its own."""
     config = TokenizerConfig(vocabulary=600)
     tokenizer = train_tokenizer(iter(reviews(200)), config, folder / "own.model", threads=1)
     save_huggingface_tokenizer(tokenizer, folder, max_length=64)
-    model = Llama(small_shape(tokenizer.vocabulary))
+    model = Llama(small_shape(tokenizer.vocabulary, **sizes))
     model.init_weights(seed=3)
     save_language_model(model.state_dict(), model.shape, folder, bos=1, eos=2, pad=3)
     return folder

@@ -135,7 +135,10 @@ def test_trials_larger_than_the_cluster_are_refused(recipe):
         search(recipe(compute={"cpus_per_trial": 64}))
 
 
-def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(recipe, tmp_path):
+@pytest.mark.parametrize(
+    "how", [signal.SIGINT, signal.SIGTERM]
+)  # Ctrl-C, and what a cluster stops a job with
+def test_who_is_stopped_keeps_what_is_finished_and_the_same_command_goes_on(how, recipe, tmp_path):
     space = {"epochs": {"grid": [1, 100_000]}}
     wanted = recipe(search={"space": space, "concurrency": 1})
     save_recipe(wanted, tmp_path / "recipe.yaml")
@@ -147,7 +150,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(recipe, tmp_
         seen.append(process.stdout.readline())
         assert seen[-1], process.communicate()[1]
     assert "trial finished\n" in seen
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert "Traceback" not in error

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from process_group import leave, start_workers
 from real_text import reviews
 from safetensors.torch import load_file
+from small_base import write_base
 from small_kinds import write_kind
-from small_task import small_shape
 
 from raypretrain.config import validate
 from raypretrain.finetuning.head import FeatureCache
@@ -24,10 +24,6 @@ from raypretrain.finetuning.results import Goal
 from raypretrain.finetuning.team import Team
 from raypretrain.finetuning.trial import run_trial, trial_lines
 from raypretrain.finetuning.work import prepare
-from raypretrain.models.huggingface import save_language_model
-from raypretrain.models.llama import Llama
-from raypretrain.tokens.export import save_huggingface_tokenizer
-from raypretrain.tokens.tokenizer import TokenizerConfig, train_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -59,14 +55,8 @@ def main(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def wide_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As the base, but of width 256: ZeRO 3 leaves matrices of fewer than 100,000 weights whole."""
-    folder = tmp_path_factory.mktemp("wide")
-    config = TokenizerConfig(vocabulary=600)
-    tokenizer = train_tokenizer(iter(reviews(200)), config, folder / "own.model", threads=1)
-    save_huggingface_tokenizer(tokenizer, folder, max_length=64)
-    model = Llama(small_shape(tokenizer.vocabulary, width=256, feed_forward=512, initializer_range=0.05))
-    model.init_weights(seed=3)
-    save_language_model(model.state_dict(), model.shape, folder, bos=1, eos=2, pad=3)
-    return folder
+    sizes = {"width": 256, "feed_forward": 512, "initializer_range": 0.05}
+    return write_base(tmp_path_factory.mktemp("wide"), **sizes)
 
 
 @pytest.fixture(scope="module")
