@@ -50,13 +50,20 @@ class Anchor:
             raise RecipeError(what, where="adapt", fix="leave it out, or train the weights themselves")
 
     @torch.no_grad()
-    def pull(self, optimizer: torch.optim.Optimizer) -> None:
-        """Draw the weights to the base, each by its group's learning rate; to be called after ``step``."""
+    def pull(
+        self, optimizer: torch.optim.Optimizer, weight_of: Callable[[Tensor], Tensor] = lambda moved: moved
+    ) -> None:
+        """Draw the weights to the base, each by its group's learning rate; to be called after ``step``.
+
+        Args:
+            weight_of: of what the optimizer moves the weight of the network, where the two are not the same.
+        """
         for group in optimizer.param_groups:
             share = min(1.0, group["lr"] * self.strength)
             for weight in group["params"]:
-                if id(weight) in self._base:
-                    weight.lerp_(self._base[id(weight)].to(weight.dtype), share)
+                base = self._base.get(id(weight_of(weight)))
+                if base is not None:
+                    weight.lerp_(base.to(weight.dtype), share)
 
 
 def blend(base: State, tuned: State, share: float) -> dict[str, Tensor]:

@@ -6,6 +6,8 @@ import time
 import traceback
 from typing import Any
 
+import torch
+
 from raypretrain.errors import RaypretrainError, RecipeError
 from raypretrain.finetuning.described import described
 from raypretrain.finetuning.head import FeatureCache
@@ -78,8 +80,11 @@ def _carried_out(work: Work, tell: Progress, began: float) -> dict[str, Any]:
 
 
 def _alone(recipe: FinetuneRecipe) -> FinetuneRecipe:
-    """The recipe without its search."""
-    return recipe.model_copy(update={"search": SearchConfig(metric=recipe.search.metric)})
+    """The recipe without its search; trials have this process's GPU, if there is one."""
+    compute, search = recipe.compute, SearchConfig(metric=recipe.search.metric)
+    if torch.cuda.is_available() and not compute.precision:
+        compute = compute.model_copy(update={"precision": "bf16"})
+    return recipe.model_copy(update={"search": search, "compute": compute})
 
 
 def _attempt(

@@ -95,12 +95,13 @@ def forecast(
 def _layout(
     trial: AdaptConfig, compute: TrialCompute, shape: ModelShape, head: float, *, on_cpu: bool
 ) -> Layout:
-    """Of a step of a trial; all in fp32. ``head``: share of the positions that pass the output matrix."""
+    """Of a step of a trial. ``head``: share of the positions that pass the output matrix."""
     workers = compute.workers_per_trial
     return Layout(
         workers=workers, zero=0 if workers == 1 or trial.way == "head" else compute.zero,
         micro_batch=math.ceil(trial.batch / workers), length=min(shape.max_length, trial.length or DEFAULT_LENGTH),
-        precision="fp32", predicted=head, blockwise=on_cpu, trained=_TRAINED[trial.way],
+        precision=compute.precision or ("fp32" if on_cpu else "bf16"), predicted=head, blockwise=on_cpu,
+        trained=_TRAINED[trial.way],
     )  # fmt: skip
 
 

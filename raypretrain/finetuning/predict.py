@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,9 @@ from raypretrain.finetuning.rows import LabelledFile, read_rows, text_of
 from raypretrain.models.config import read_json_object
 
 Row = dict[str, Any]
+
+Text = str | tuple[str, str] | list[str]
+"""What is asked: a text, a pair of texts, or the words of a sentence."""
 
 BATCH = 32
 """Texts at once."""
@@ -54,8 +58,10 @@ class Predictor:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
-    def __call__(self, texts: Sequence[str | tuple[str, str]]) -> list[Row]:
-        """A row for each text, or pair of texts, in their order; those of like length go together."""
+    def __call__(self, texts: Sequence[Text]) -> list[Row]:
+        """A row for each text, pair of texts or sentence, in their order; those of like length go together."""
+        if self._answer is not _of_tokens:
+            texts = [" ".join(text) if isinstance(text, list) else text for text in texts]
         order = np.argsort([len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts])
         rows: list[Row] = [{} for _ in texts]
         with self._torch.inference_mode():
@@ -69,7 +75,7 @@ class Predictor:
     def inputs(self, texts: Sequence[Any], **options: Any) -> Any:
         """What the model takes, on its device."""
         firsts, seconds = texts, None
-        if texts and not isinstance(texts[0], str):
+        if texts and isinstance(texts[0], tuple):
             firsts, seconds = zip(*texts, strict=True)
             if not any(
                 self.tokenizer("a", "b", return_special_tokens_mask=True)["special_tokens_mask"][1:-1]
@@ -120,21 +126,38 @@ def _of_text(predictor: Predictor, texts: Sequence[Any]) -> list[Row]:
 
 
 def _of_tokens(predictor: Predictor, texts: Sequence[Any]) -> list[Row]:
-    """The tag of each word, words being parted by spaces; "O", or None without such a tag, of words cut off."""
+    """The tag of each word, None of those that the length cut off.
+
+    A sentence that comes as a text is parted as the words were that the model learned from. Where nothing parted them,
+    each token stands for a word.
+    """
     from raypretrain.finetuning.kinds.tag import token_of_words
+    from raypretrain.models.releasing import WORDS_PARTED_BY
 
     config = predictor.model.config
-    inputs = predictor.inputs(texts, return_offsets_mapping=True)
-    offsets = inputs.pop("offset_mapping").tolist()
+    between = getattr(config, WORDS_PARTED_BY, " ")
+    whole = [text if isinstance(text, str) else between.join(text) for text in texts]
+    inputs = predictor.inputs(whole, return_offsets_mapping=True)
+    offsets = [[tuple(pair) for pair in row] for row in inputs.pop("offset_mapping").tolist()]
     tags = predictor.model(**inputs).logits.argmax(dim=-1).tolist()
     causal = not any(word in architecture_of(config.name_or_path) for word in ("Bert", "Esm"))
     rows = []
-    for text, own, found in zip(texts, offsets, tags, strict=True):
-        words = text.split(" ")
-        places = token_of_words([tuple(pair) for pair in own], words, 1, causal)
+    for asked, text, own, found in zip(texts, whole, offsets, tags, strict=True):
+        parted = text.split(between) if between else _pieces(text, own)
+        words = asked if isinstance(asked, list) else parted
+        places = token_of_words(own, words, len(between), causal)
         names = [None if place is None else config.id2label[found[place]] for place in places]
         rows.append({"words": words, "tags": names})
     return rows
+
+
+def _pieces(text: str, offsets: Sequence[tuple[int, int]]) -> list[str]:
+    """The text in parts, a token each; what is cut off is one more."""
+    spans = [(start, stop) for start, stop in offsets if stop > start]
+    places = sorted(
+        {0, len(text), max((stop for _, stop in spans), default=0), *(start for start, _ in spans)}
+    )
+    return [text[start:stop] for start, stop in itertools.pairwise(places)]
 
 
 def _of_answers(predictor: Predictor, texts: Sequence[Any]) -> list[Row]:
@@ -177,16 +200,16 @@ _ANSWERS: dict[str, tuple[str, Answer]] = {
 """By the end of the architecture's name, in this order."""
 
 
-def texts_of(file: LabelledFile) -> Iterator[tuple[Row, str | tuple[str, str]]]:
-    """Each row of a file with its text, or pair of texts.
+def texts_of(file: LabelledFile) -> Iterator[tuple[Row, Text]]:
+    """Each row of a file with its text, pair of texts, or words.
 
     Raises:
         InputError: a row has none.
     """
     for where, row in read_rows(file):
         if "words" in row and file.text not in row:
-            sentence = " ".join(map(str, row["words"]))  # type: ignore[call-overload]
-            yield row | {"text": sentence}, sentence
+            words = [str(word) for word in row["words"]]  # type: ignore[attr-defined]
+            yield row | {"text": " ".join(words)}, words
             continue
         text = text_of(row, file.text, where)
         yield row, text if file.pair is None else (text, text_of(row, file.pair, where))

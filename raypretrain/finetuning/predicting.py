@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +32,8 @@ class _Model:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         rows = list(batch["row"])
-        texts = [text if isinstance(text, str) else tuple(text) for text in batch["text"]]
+        texts = [json.loads(text) for text in batch["text"]]
+        texts = [tuple(text["pair"]) if isinstance(text, dict) else text for text in texts]
         said = self._predictor(texts)
         return {"line": [as_line(row | {"predicted": each}) for row, each in zip(rows, said, strict=True)]}
 
@@ -104,4 +106,4 @@ class _Read:
     def __call__(self, item: Row) -> Iterator[Row]:
         one = self._file.model_copy(update={"path": item["url"]})
         for row, text in texts_of(one):
-            yield {"row": row, "text": text if isinstance(text, str) else list(text)}
+            yield {"row": row, "text": json.dumps({"pair": text} if isinstance(text, tuple) else text)}

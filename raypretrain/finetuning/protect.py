@@ -45,10 +45,16 @@ class Protection:
             return None
         return self._weight * self._replay.loss(self._network, step, team)
 
-    def after(self, optimizer: torch.optim.Optimizer) -> None:
-        """Draw the weights to the base."""
+    def after(
+        self, optimizer: torch.optim.Optimizer, weight_of: Callable[[Tensor], Tensor] = lambda moved: moved
+    ) -> None:
+        """Draw the weights to the base.
+
+        Args:
+            weight_of: of what the optimizer moves the weight of the network, where the two are not the same.
+        """
         if self._anchor is not None:
-            self._anchor.pull(optimizer)
+            self._anchor.pull(optimizer, weight_of)
 
 
 def blend_with(

@@ -13,6 +13,8 @@ from raypretrain.finetuning.base import BaseConfig
 from raypretrain.finetuning.space import SearchConfig, check_populations, expand, parted
 from raypretrain.finetuning.tasks import TaskConfig
 
+Precision = Literal["fp32", "bf16"]
+
 
 class FolderConfig(Config):
     """Where results go.
@@ -33,12 +35,14 @@ class TrialCompute(Config):
         cpus_per_trial, gpus_per_trial: of all its workers together.
         workers_per_trial: processes that share each batch of a trial.
         zero: DeepSpeed's ZeRO stage, where there are several.
+        precision: what the network computes in; None takes bf16 on GPUs, and else fp32.
     """
 
     cpus_per_trial: float = Field(default=1, gt=0)
     gpus_per_trial: float = Field(default=0, ge=0)
     workers_per_trial: Count = Field(default=1, gt=0)
     zero: Literal[0, 1, 2, 3] = 1
+    precision: Precision | None = None
 
     @model_validator(mode="after")
     def _a_gpu_each(self) -> TrialCompute:
@@ -53,6 +57,11 @@ class TrialCompute(Config):
     def of_a_worker(self) -> tuple[float, float]:
         """CPUs and GPUs."""
         return self.cpus_per_trial / self.workers_per_trial, self.gpus_per_trial / self.workers_per_trial
+
+    @property
+    def computes_in(self) -> Precision:
+        """The precision of every trial."""
+        return self.precision or ("bf16" if self.gpus_per_trial else "fp32")
 
     def refuse_unshared(self, adapt: AdaptConfig) -> None:
         """Refuse a trial that the workers cannot share.
@@ -71,6 +80,11 @@ class TrialCompute(Config):
         if adapt.held.anchor and self.zero:
             raise ValueError(
                 f"adapt.anchor pulls whole weights, and zero: {self.zero} keeps them in parts; set compute.zero: 0"
+            )
+        if adapt.held.anchor and self.computes_in == "bf16":
+            raise ValueError(
+                "adapt.anchor pulls whole weights, and of bf16 several workers keep them in parts; "
+                "set compute.precision: fp32, or take one worker"
             )
 
 

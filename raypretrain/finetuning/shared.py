@@ -12,6 +12,7 @@ from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.encode import Encoded
 from raypretrain.finetuning.kinds.kind import Batch, Kind
 from raypretrain.finetuning.protect import Protection
+from raypretrain.finetuning.recipe import Precision
 from raypretrain.finetuning.team import Team
 from raypretrain.finetuning.train import Steps
 from raypretrain.training.engine import make_whole, share
@@ -41,9 +42,13 @@ class SharedSteps(Steps):
 
     Args:
         model: the same on all workers; trained in place. With ZeRO 3 it is whole again only after :meth:`end`.
-        protection: what holds the base; an anchor wants ZeRO 0.
+        protection: what holds the base; an anchor wants ZeRO 0, and fp32.
         team: at least two workers, in a process group.
+        precision: that the network computes in. DeepSpeed has everything in bf16, the head too, and what the
+            optimizer moves in fp32.
     """
+
+    holds_masters = False
 
     def __init__(
         self,
@@ -54,12 +59,13 @@ class SharedSteps(Steps):
         pad: int,
         protection: Protection | None,
         team: Team,
+        precision: Precision,
     ) -> None:
         super().__init__(model, kind, data, adapt, pad, protection)
         self._team = team
         settings = EngineSettings(
             zero=team.zero,
-            precision="fp32",
+            precision=precision,
             micro_batch=1,  # DeepSpeed only multiplies these: shares are as large as they come
             accumulation=1,
             workers=team.world,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import nn
 
@@ -13,10 +14,12 @@ from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.base import Packed, unpack
 from raypretrain.finetuning.base_text import BaseText
 from raypretrain.finetuning.kinds.kind import Kind
+from raypretrain.finetuning.recipe import Precision
+from raypretrain.models.families import LanguageModel
 from raypretrain.models.families import build as build_network
 from raypretrain.models.freezing import freeze_below
 from raypretrain.models.layout import unread_by_heads
-from raypretrain.models.lora import add_adapters, merged_state
+from raypretrain.models.lora import add_adapters, is_adapter, merged_state
 from raypretrain.models.shape import ModelShape
 
 WEIGHTS = "trained.safetensors"
@@ -33,6 +36,8 @@ class Start:
     text: BaseText | None = None
     before: dict[str, Any] | None = None
     """What :func:`raypretrain.finetuning.forgetting.recall` says of the base."""
+    precision: Precision = "fp32"
+    """What the network computes in."""
 
 
 def build(start: Start, adapt: AdaptConfig, kind: Kind) -> nn.Module:
@@ -55,6 +60,15 @@ def build(start: Start, adapt: AdaptConfig, kind: Kind) -> nn.Module:
             if name in unread:
                 weight.requires_grad_(False)
     return model
+
+
+def set_precision(network: LanguageModel, precision: Precision) -> None:
+    """Hold a network's weights in what it is to compute in, in place; adapters are in fp32 anyway."""
+    if precision == "fp32":
+        return
+    for name, weight in network.named_parameters():
+        if not is_adapter(name):
+            weight.data = weight.data.to(torch.bfloat16)
 
 
 def rebuild(start: Start, adapt: AdaptConfig, kind: Kind, folder: Path) -> nn.Module:

@@ -1,8 +1,8 @@
 """Where a trial is between two epochs, in a folder from which it, or another, goes on. No pickles.
 
-``state.safetensors`` holds the weights that are trained, the optimizer's moments by the weights' names (another
-setting may put the weights into other groups), torch's random state and the best epoch's weights; ``state.json``
-the rest.
+``state.safetensors`` holds the weights that are trained, of those in 16 bits what the optimizer moves, its moments by
+the weights' names (another setting may put the weights into other groups), torch's random state and the best epoch's
+weights; ``state.json`` the rest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ def write_state(trial: RunningTrial, best: BestEpoch, name: str, folder: Path) -
     steps = trial.begun()
     tensors = {f"trained/{key}": tensor for key, tensor in trial.trained().items()}
     for key, weight in trial.model.named_parameters():
-        moments = steps.optimizer.state.get(weight, {})
+        moved = steps.masters.of(weight)
+        if moved is not weight:
+            tensors[f"masters/{key}"] = moved.detach()
+        moments = steps.optimizer.state.get(moved, {})
         tensors |= {f"moments/{moment}/{key}": tensor for moment, tensor in moments.items()}
     tensors |= {f"best/{key}": tensor for key, tensor in weights.items()}
     tensors["random/cpu"] = torch.get_rng_state()
@@ -48,15 +51,18 @@ def read_state(trial: RunningTrial, best: BestEpoch, name: str, folder: Path) ->
     """
     model, steps = trial.model, trial.begun()
     rest: dict[str, Any] = json.loads((folder / _REST).read_text(encoding="utf-8"))
-    parts: dict[str, dict[str, Tensor]] = {"trained": {}, "moments": {}, "best": {}, "random": {}}
+    names = ("trained", "masters", "moments", "best", "random")
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for key, tensor in load_file(folder / _TENSORS).items():
         part, _, own = key.partition("/")
         parts[part][own] = tensor
     model.load_state_dict(parts["trained"], strict=False)
     weights = dict(model.named_parameters())
+    for key, tensor in parts["masters"].items():
+        steps.masters.of(weights[key]).data.copy_(tensor)
     for key, tensor in parts["moments"].items():
         moment, _, own = key.partition("/")
-        weight = weights[own]
+        weight = steps.masters.of(weights[own])
         steps.optimizer.state[weight][moment] = tensor.to(weight.device)
     torch.set_rng_state(parts["random"]["cpu"])
     if "cuda" in parts["random"] and torch.cuda.is_available():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,44 @@ def steps_of(adapt: AdaptConfig, examples: int) -> int:
     return adapt.epochs * math.ceil(examples / adapt.batch)
 
 
+class Masters:
+    """An fp32 copy of each weight in 16 bits, for the optimizer to move: what is small would be lost in the weight
+    itself (Micikevicius et al., arXiv:1710.03740, section 3.1).
+
+    Args:
+        weights: of a model; those in 16 bits that want gradients get a copy.
+    """
+
+    def __init__(self, weights: Iterable[nn.Parameter]) -> None:
+        self._pairs = [
+            (weight, nn.Parameter(weight.detach().float()))
+            for weight in weights
+            if weight.requires_grad and weight.dtype == torch.bfloat16
+        ]
+        self._masters = {id(weight): master for weight, master in self._pairs}
+        self._weights = {id(master): weight for weight, master in self._pairs}
+
+    def of(self, weight: nn.Parameter) -> nn.Parameter:
+        """What the optimizer moves in the place of a weight: its copy, or the weight itself."""
+        return self._masters.get(id(weight), weight)
+
+    def weight_of(self, moved: Tensor) -> Tensor:
+        """The weight that is moved by moving this."""
+        return self._weights.get(id(moved), moved)
+
+    def take_gradients(self) -> None:
+        """Let the copies have the weights' gradients."""
+        for weight, master in self._pairs:
+            master.grad = None if weight.grad is None else weight.grad.float()
+            weight.grad = None
+
+    @torch.no_grad()
+    def hand_down(self) -> None:
+        """Let the weights be what the copies are, rounded."""
+        for weight, master in self._pairs:
+            weight.copy_(master)
+
+
 class Steps:
     """The steps of a trial, of this process alone: those weights of the model move that want gradients.
 
@@ -50,7 +88,10 @@ class Steps:
 
     Attributes:
         random: of the order of the examples.
+        masters: of weights in 16 bits what the optimizer moves.
     """
+
+    holds_masters = True
 
     def __init__(
         self,
@@ -64,7 +105,8 @@ class Steps:
         self.model, self.kind, self.protection = model, kind, protection
         self._data, self._pad, self._clip = data, pad, adapt.clip
         self._device = next(model.parameters()).device
-        self.optimizer = _optimizer(model, adapt)
+        self.masters = Masters(model.parameters() if self.holds_masters else ())
+        self.optimizer = _optimizer(model, adapt, self.masters)
         self.random = np.random.default_rng(adapt.seed)
         self._moving = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         weights = kind.class_weights(data) if adapt.class_weights == "balanced" else None
@@ -85,10 +127,12 @@ class Steps:
         loss = self.kind.loss(self.model, self.batch(places), self.weighing)
         more = self.protection.loss(step) if self.protection else None
         (loss if more is None else loss + more).backward()
+        self.masters.take_gradients()
         torch.nn.utils.clip_grad_norm_(self._moving, self._clip)
         self.optimizer.step()
         if self.protection:
-            self.protection.after(self.optimizer)
+            self.protection.after(self.optimizer, self.masters.weight_of)
+        self.masters.hand_down()
         self.optimizer.zero_grad()
         return loss.item()
 
@@ -193,7 +237,7 @@ def known_of(model: nn.Module, kind: Kind, data: Encoded, pad: int, team: Team =
     return found
 
 
-def _optimizer(model: nn.Module, adapt: AdaptConfig) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, adapt: AdaptConfig, masters: Masters) -> torch.optim.Optimizer:
     """AdamW: the head has its own learning rate, lower layers have less of it, and vectors do not decay."""
     network: Any = model.network
     last = network.shape.layers + 1
@@ -207,7 +251,7 @@ def _optimizer(model: nn.Module, adapt: AdaptConfig) -> torch.optim.Optimizer:
             rate = adapt.learning_rate * adapt.layer_decay ** (last - layer_of(own, network.shape.layers))
         # What is drawn to the base is not drawn to zero.
         decays = weight.ndim > 1 and not (adapt.anchor and own != name)
-        groups.setdefault((rate, decays, own == name), []).append(weight)
+        groups.setdefault((rate, decays, own == name), []).append(masters.of(weight))
     made: list[dict[str, Any]] = [
         {"params": weights, "peak": rate, "weight_decay": adapt.weight_decay if decays else 0.0}
         for (rate, decays, _), weights in groups.items()

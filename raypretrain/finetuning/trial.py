@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from raypretrain.errors import InputError
 from raypretrain.finetuning.adapt import AdaptConfig
@@ -27,7 +27,7 @@ from raypretrain.finetuning.protect import Protection, blend_with
 from raypretrain.finetuning.results import Goal
 from raypretrain.finetuning.ridge import best_ridge
 from raypretrain.finetuning.spent import Spent
-from raypretrain.finetuning.start import WEIGHTS, Start, build
+from raypretrain.finetuning.start import WEIGHTS, Start, build, set_precision
 from raypretrain.finetuning.state import read_state, write_state
 from raypretrain.finetuning.team import ALONE, Team
 from raypretrain.finetuning.train import Steps, features_of, known_of, outputs_of, steps_of, train
@@ -166,7 +166,9 @@ class RunningTrial:
             )
         self.device = torch.device(team.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.manual_seed(adapt.seed + team.rank)  # of dropout
-        self.model = build(start, adapt, task.kind).to(self.device)
+        model: Any = build(start, adapt, task.kind)
+        set_precision(model.network, start.precision)
+        self.model = cast(nn.Module, model.to(self.device))
         self.parameters_trained = sum(w.numel() for w in self.model.parameters() if w.requires_grad)
         self.splits = {"train": self.train, "validation": task.validation, "test": task.test}
         self.splits = {name: self._with_known(data) for name, data in self.splits.items()}
@@ -204,7 +206,7 @@ class RunningTrial:
             else:
                 from raypretrain.finetuning.shared import SharedSteps  # imports DeepSpeed
 
-                self.steps = SharedSteps(*given, self.team)
+                self.steps = SharedSteps(*given, self.team, self.start.precision)
         return self.steps
 
     def end_training(self) -> None:

@@ -17,7 +17,7 @@ from raypretrain.finetuning.base import BaseModel, open_base, pack
 from raypretrain.finetuning.base_text import BaseText, read_base_text
 from raypretrain.finetuning.encode import Draw, TaskTokens, encode_task
 from raypretrain.finetuning.history import HISTORY, settings_at_end
-from raypretrain.finetuning.recipe import FinetuneRecipe
+from raypretrain.finetuning.recipe import FinetuneRecipe, Precision
 from raypretrain.finetuning.results import Goal
 from raypretrain.finetuning.space import SearchConfig, exchanges
 from raypretrain.finetuning.tasks import Task, load_task
@@ -101,18 +101,23 @@ class Work:
                 fix="take base.text out",
             )
         before = None if self.text is None else self._recalled(self.text, loaded.shape, loaded.state)
-        return Start(loaded.shape, pack(loaded.state), self.base.pad, self.text, before)
+        precision = self.recipe.compute.computes_in
+        return Start(loaded.shape, pack(loaded.state), self.base.pad, self.text, before, precision)
 
     def _recalled(self, text: BaseText, shape: ModelShape, state: dict[str, Tensor]) -> dict[str, Any]:
         """How well the base does what it was trained for, kept for the next time."""
         from raypretrain.finetuning.forgetting import recall
+        from raypretrain.finetuning.start import set_precision
         from raypretrain.models.families import build
 
-        key = hashlib.sha256(f"{self.base.fingerprint()} {text.fingerprint}".encode()).hexdigest()[:10]
+        precision = self.recipe.compute.computes_in
+        whole = f"{self.base.fingerprint()} {text.fingerprint}{_suffix(precision)}"
+        key = hashlib.sha256(whole.encode()).hexdigest()[:10]
         path = self.folder / f"base-{key}.json"
         if not path.exists():
             network = build(shape).float()
             network.load_state_dict(state)
+            set_precision(network, precision)
             write_atomic(path, json.dumps(recall(network, text), indent=2) + "\n")
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
@@ -150,11 +155,17 @@ def prepare(recipe: FinetuneRecipe, trials: Sequence[AdaptConfig]) -> Work:
     model = base.fingerprint()
     if text is not None:  # a trial without it measured less
         model = f"{model} {text.fingerprint}"
+    model += _suffix(recipe.compute.computes_in)
     fingerprints = {name: (model, task.fingerprint) for name, task in tasks.items()}
     work = Work(recipe, base, tasks, [], text, fingerprints)
     if recipe.search.searcher == "random":
         work.trials.extend(planned(work, name, adapt) for name in tasks for adapt in trials)
     return work
+
+
+def _suffix(precision: Precision) -> str:
+    """What tells trials in another precision than fp32 apart."""
+    return "" if precision == "fp32" else f" {precision}"
 
 
 def _text(

@@ -167,7 +167,7 @@ class SequenceClassifier(nn.Module):
 
     def scores(self, features: Tensor) -> Tensor:
         """[B, outputs] of features [B, width]."""
-        scores: Tensor = self.score(features)
+        scores: Tensor = self.score(features.to(self.score.weight.dtype))
         return scores
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
@@ -202,6 +202,7 @@ class SequenceRegressor(SequenceClassifier):
 
     def scores(self, features: Tensor) -> Tensor:
         """The numbers [B, 1] of features [B, width]."""
+        features = features.to(self.score.weight.dtype)
         scores: Tensor = self.deviation * self.score(features) + self.mean * self.constant(features)
         return scores
 
@@ -234,7 +235,7 @@ class TokenClassifier(nn.Module):
 
     def scores(self, features: Tensor) -> Tensor:
         """[…, outputs] of features […, width]."""
-        scores: Tensor = self.score(features)
+        scores: Tensor = self.score(features.to(self.score.weight.dtype))
         return scores
 
     def forward(self, ids: Tensor, starts: Tensor) -> Tensor:

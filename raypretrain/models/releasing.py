@@ -51,6 +51,9 @@ _CLASSES = {
 _UNBIASED = ("llama", "gpt2")
 """Families whose classifier of texts has no bias."""
 
+WORDS_PARTED_BY = "words_parted_by"
+"""Key of our own in the config of a token classifier; ``transformers`` passes it on as an attribute."""
+
 
 def save_classifier(
     classifier: SequenceClassifier,
@@ -102,8 +105,12 @@ def save_token_classifier(
     labels: Sequence[str],
     special: Special,
     dtype: torch.dtype | None = None,
+    between: str = " ",
 ) -> None:
     """Write a folder that ``AutoModelForTokenClassification`` loads and that scores alike.
+
+    Args:
+        between: what parted the words that it learned from; the config has it, as :data:`WORDS_PARTED_BY`.
 
     Raises:
         InputError: the labels' number differs from the scores'.
@@ -115,7 +122,8 @@ def save_token_classifier(
     for part, weight in classifier.score.state_dict().items():
         tensors[f"{family.token}.{part}"] = weight
     name = f"{family.stem}ForTokenClassification"
-    _save(tensors, shape, name, _named(labels), folder, special, dtype)
+    config = _named(labels) | {WORDS_PARTED_BY: between}
+    _save(tensors, shape, name, config, folder, special, dtype)
 
 
 def save_embedder(

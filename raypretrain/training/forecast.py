@@ -21,6 +21,12 @@ from raypretrain.training.vocabulary import given_tokenizer
 BYTES_PER_TOKEN = 4.0
 """Of English text with vocabularies of 32 thousand pieces and more, roughly; ``corpus inspect`` measures it."""
 
+FEWEST_BYTES_PER_TOKEN = 2.0
+"""Of text in any language, roughly, with a vocabulary that was made for it: what is taken before a run is refused."""
+
+SINGLE_BYTES = ("bytes", "amino-acids")
+"""Kinds of tokenizers with a token for each byte."""
+
 PACKED, UNPACKED = (".zst", ".gz", ".xz", ".parquet"), 3.0
 """Suffixes of compressed files, and what becomes of a byte of them: 2.5 to 4 of English text."""
 
@@ -114,7 +120,10 @@ def job_of(recipe: PretrainRecipe, gpu: Gpu) -> Forecast:
         assumed.append(
             "attention is counted over whole sequences: documents that do not see each other take less"
         )
-    size = _bytes_of_corpus(recipe, assumed)
+    sizes = _bytes_of_sources(recipe, assumed)
+    size = None if sizes is None else sum(sizes)
+    if sizes is not None:
+        _refuse_a_short_corpus(recipe, sizes, length.tokens())
     layout = layout_of(recipe, on_cpu=gpu.efficiency == "cpu")
     return Forecast(
         Job(
@@ -130,15 +139,15 @@ def job_of(recipe: PretrainRecipe, gpu: Gpu) -> Forecast:
             ),
             kept=recipe.training.checkpoint.keep,
             corpus_bytes=size,
-            corpus_tokens=None if size is None else round(size / BYTES_PER_TOKEN),
+            corpus_tokens=None if size is None else round(size / _bytes_per_token(recipe, BYTES_PER_TOKEN)),
             micro_batch=recipe.compute.micro_batch,
         ),
         assumed,
     )
 
 
-def _bytes_of_corpus(recipe: PretrainRecipe, assumed: list[str]) -> int | None:
-    """Of its text, about; None where its files are not there, or lie in a store."""
+def _bytes_of_sources(recipe: PretrainRecipe, assumed: list[str]) -> list[int] | None:
+    """Of each source's text, about; None where their files are not there, or lie in a store."""
     sources = recipe.corpus.sources
     unknown = "whether its tokens suffice is not known"
     if not sources or any("://" in source.path for source in sources):
@@ -149,9 +158,32 @@ def _bytes_of_corpus(recipe: PretrainRecipe, assumed: list[str]) -> int | None:
     except RaypretrainError as error:
         assumed.append(f"the corpus is not here ({error.where}: {error.what}): {unknown}")
         return None
-    packed = [file.size for file in files if file.url.endswith(PACKED)]
-    size = sum(file.size for file in files) + round((UNPACKED - 1) * sum(packed))
-    assumed.append(f"{BYTES_PER_TOKEN:g} bytes a token: a guess; corpus inspect measures them")
-    if packed:
+    sizes = [0] * len(sources)
+    for file in files:
+        sizes[file.source] += round(file.size * (UNPACKED if file.url.endswith(PACKED) else 1))
+    if _bytes_per_token(recipe, BYTES_PER_TOKEN) != 1:
+        assumed.append(f"{BYTES_PER_TOKEN:g} bytes a token: a guess; corpus inspect measures them")
+    if any(file.url.endswith(PACKED) for file in files):
         assumed.append(f"compressed text is {UNPACKED:g} times as long: a guess")
-    return size
+    return sizes
+
+
+def _bytes_per_token(recipe: PretrainRecipe, of_text: float) -> float:
+    tokenizer = recipe.tokenizer
+    return 1.0 if not tokenizer.path and tokenizer.kind in SINGLE_BYTES else of_text
+
+
+def _refuse_a_short_corpus(recipe: PretrainRecipe, sizes: list[int], tokens: int) -> None:
+    """Refuse a run that its sources' ``epochs`` end early, however few bytes a token has."""
+    epochs = [source.epochs for source in recipe.corpus.sources]
+    if any(limit is None for limit in epochs):
+        return
+    kept = (1 - recipe.corpus.held_out) / _bytes_per_token(recipe, FEWEST_BYTES_PER_TOKEN)
+    most = sum(limit * size * kept for limit, size in zip(epochs, sizes, strict=True) if limit)
+    if most < tokens:
+        raise InputError(
+            f"the corpus is too short: {sum(sizes):,} bytes, as often as 'epochs' allows, are at most "
+            f"{most:,.0f} tokens, and the run has {tokens:,}",
+            where="corpus.sources",
+            fix="train on fewer tokens, allow more epochs, or add text",
+        )

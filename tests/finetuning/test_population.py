@@ -73,9 +73,12 @@ def test_a_trial_of_a_population_is_not_the_one_that_trains_alone(recipe) -> Non
     assert not set(whole) & set(names(population(recipe, search={"trials": 5})))
 
 
-def test_a_trial_goes_on_from_its_state_as_if_it_had_not_stopped(recipe, tmp_path) -> None:
-    adapt = {"way": "lora", "lora": {"dropout": 0.2}, "epochs": 3, "patience": 3, "learning_rate": 3e-3}
-    work, start, tokens = _prepared(recipe(adapt=adapt))
+@pytest.mark.parametrize(("way", "precision"), [("lora", "fp32"), ("lora", "bf16"), ("full", "bf16")])
+def test_a_trial_goes_on_from_its_state_as_if_it_had_not_stopped(recipe, tmp_path, way, precision) -> None:
+    adapt = {"way": way, "lora": {"dropout": 0.2}, "epochs": 3, "patience": 3, "learning_rate": 3e-3}
+    if way != "lora":
+        del adapt["lora"]
+    work, start, tokens = _prepared(recipe(adapt=adapt, compute={"precision": precision}))
     [trial] = work.trials
     through, halfway = tmp_path / "through", tmp_path / "halfway"
 

@@ -54,12 +54,40 @@ def test_what_it_says_is_what_was_measured(models):
 
 def test_tags_belong_to_words(models):
     rows = rows_of("tag", 40, 1)
-    said = Predictor(models["tag"]["model"])([" ".join(row["words"]) for row in rows])
+    predictor = Predictor(models["tag"]["model"])
+    said = predictor([" ".join(row["words"]) for row in rows])
+    assert said == predictor([row["words"] for row in rows])
     assert [row["words"] for row in said] == [row["words"] for row in rows]
     pairs = [p for a, b in zip(said, rows, strict=True) for p in zip(a["tags"], b["tags"], strict=True)]
     assert sum(a == b for a, b in pairs) / len(pairs) == pytest.approx(
         models["tag"]["test_accuracy"], abs=0.01
     )
+
+
+def test_words_that_nothing_parts_are_tagged_as_they_were_learned(base, tmp_path):
+    task = write_kind(tmp_path, "tag") | {"between": ""}
+    values = {
+        "run": {"folder": str(tmp_path / "run")},
+        "base": {"path": str(base)},
+        "tasks": [task],
+        "adapt": {"length": 64, "epochs": 6, "learning_rate": 5e-3},
+    }
+    model = finetune(validate(values, FinetuneRecipe, folder=tmp_path, where="recipe.yaml"))["tasks"]["tag"]
+    rows, predictor = rows_of("tag", 40, 1), Predictor(model["model"])
+    said = predictor([row["words"] for row in rows])
+    assert [row["words"] for row in said] == [row["words"] for row in rows]
+    pairs = [p for a, b in zip(said, rows, strict=True) for p in zip(a["tags"], b["tags"], strict=True)]
+    right = sum(a == b for a, b in pairs) / len(pairs)
+    assert right == pytest.approx(model["test_accuracy"], abs=0.01)
+    text = "".join(rows[0]["words"])
+    whole = predictor([text])[0]  # of a text alone each token is a word
+    assert "".join(whole["words"]) == text
+    assert len(whole["words"]) == len(whole["tags"]) > 1
+    assert None not in whole["tags"]
+    cut = predictor([text * 30])[0]
+    assert "".join(cut["words"]) == text * 30
+    assert cut["tags"][-1] is None
+    assert None not in cut["tags"][:-1]
 
 
 def test_answers_and_embeddings(models):

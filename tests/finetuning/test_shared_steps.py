@@ -39,6 +39,8 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "answers": ("generate", 3, {"replay": 0.1, "length": 40}),
     "preferences": ("prefer", 3, {}),
     "preferences by adapters": ("prefer", 1, {"way": "lora"}),
+    "bf16": ("classify", 1, {}),
+    "bf16, in parts": ("tag", 3, {"way": "lora"}),
 }
 
 
@@ -74,7 +76,11 @@ def both(base: Path, wide_base: Path, tmp_path_factory: pytest.TempPathFactory) 
             },
             "tasks": [write_kind(folder, kind)],
             "adapt": {"length": 64, "epochs": 1, "learning_rate": 1e-3, "examples": 49} | adapt,
-            "compute": {"workers_per_trial": 2, "zero": zero},
+            "compute": {
+                "workers_per_trial": 2,
+                "zero": zero,
+                "precision": name[:4] if "bf16" in name else "fp32",
+            },
         }
         recipe = validate(values, FinetuneRecipe, folder=folder, where="recipe.yaml")
         work = prepare(recipe, [recipe.adapt])
@@ -93,23 +99,25 @@ def both(base: Path, wide_base: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_workers_get_what_one_gets(case: str, both: Path) -> None:
-    one, two = both / "one" / case, both / "two" / case
+    one, two, rough = both / "one" / case, both / "two" / case, "bf16" in case
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
     rows = [_rows(folder / "metrics.jsonl") for folder in (one, two)]
     assert len(rows[0]) == len(rows[1])
     for alone, shared in zip(*rows, strict=True):
         assert alone.keys() == shared.keys()
-        assert shared["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-5)
+        assert shared["train_loss"] == pytest.approx(alone["train_loss"], rel=2e-2 if rough else 1e-5)
     results = [json.loads((folder / "result.json").read_text()) for folder in (one, two)]
     assert results[0].keys() == results[1].keys()
     assert results[1]["epochs"] == (2 if "patience" in CASES[case][2] else 1)
     for name, value in results[0].items():
         if name not in ("seconds", "cpu_hours", "gpu_hours"):
-            assert results[1][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+            rough_or_not = {"rel": 5e-2, "abs": 5e-2} if rough else {"rel": 1e-3, "abs": 1e-4}
+            assert results[1][name] == pytest.approx(value, **rough_or_not), name
     weights = [load_file(folder / "trained.safetensors") for folder in (one, two)]
     assert weights[0].keys() == weights[1].keys()
     for name, weight in weights[0].items():
-        assert (weights[1][name] - weight).abs().max() < 1e-3, name
+        # Of bf16 near 1 the last digit is 2^-8.
+        assert (weights[1][name].float() - weight.float()).abs().max() < (1e-2 if rough else 1e-3), name
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

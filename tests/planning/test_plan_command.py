@@ -118,6 +118,28 @@ def test_a_corpus_with_too_few_tokens_is_repeated_and_said_so(command: Command, 
     assert "text is repeated" in out
 
 
+def test_a_corpus_that_its_epochs_end_before_the_run_is_refused(command: Command, corpus: Path) -> None:
+    size = sum(path.stat().st_size for path in corpus.iterdir())
+    own = ("--gpu", "cpu", "--set", f"corpus.sources.0.path={corpus}/*.jsonl")
+    status, out, error = command.run("plan", SMALL, *own, "--set", "corpus.sources.0.epochs=2")
+    assert (status, out) == (2, "")
+    assert error.startswith("raypretrain: corpus.sources: the corpus is too short: ")
+    assert f"{size:,} bytes" in error
+    assert "the run has 50,003,968; train on fewer tokens, allow more epochs, or add text" in error
+    assert error.count("\n") == 1
+    enough = 50_003_968 / (size / 2)
+    for epochs, wanted in ((enough * 0.9, 2), (enough * 1.2, 0)):  # some of it is held out
+        status, _, error = command.run("plan", SMALL, *own, "--set", f"corpus.sources.0.epochs={epochs}")
+        assert status == wanted, error
+
+
+def test_a_token_of_bytes_is_a_byte(command: Command, corpus: Path) -> None:
+    own = ("--gpu", "cpu", "--set", f"corpus.sources.0.path={corpus}/*.jsonl")
+    found = answer(command, *own, "--set", "tokenizer.kind=bytes", "--set", "tokenizer.vocabulary=262")
+    assert found["data"]["corpus_tokens"] == sum(path.stat().st_size for path in corpus.iterdir())
+    assert not any("bytes a token" in line for line in found["guesses"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -217,5 +239,7 @@ def test_where_a_trial_does_not_fit_a_key_of_fine_tuning_is_named(command: Comma
     assert advice("llama-8b", "adapt.batch=1") == "adapt.way: lora"
     assert advice("llama-8b", "adapt.way=lora", "adapt.batch=1") is None
     assert advice("llama-405b") == "another GPU, or a smaller base model"
-    assert advice("llama-8b", "compute.workers_per_trial=4") == "compute.zero: 3"
+    shared = ("llama-8b", "compute.workers_per_trial=4")
+    assert advice(*shared) is None
+    assert advice(*shared, "compute.precision=fp32") == "compute.zero: 3"
     assert advice("llama-8b", "compute.workers_per_trial=4", "compute.zero=3") is None

@@ -181,7 +181,7 @@ class Tag(Solvable):
     def release(self, model: Any, folder: Path, special: Special) -> None:
         from raypretrain.models.releasing import save_token_classifier
 
-        save_token_classifier(model, folder, self.labels, special)
+        save_token_classifier(model, folder, self.labels, special, between=self.between)
 
 
 def token_of_words(
