@@ -5,10 +5,12 @@ Seconds are those of the training alone; the score is the test accuracy. With --
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -43,7 +45,7 @@ def main() -> None:
         base = given.base or write_base(folder / "base")
         write_labelled(folder, given.train, given.test)
         if given.ways:
-            _show_ways(folder, base)
+            _show_ways(folder, base, given.threads)
         else:
             _against_peer(folder, base, given.seeds, given.json)
 
@@ -85,22 +87,45 @@ def _ours(folder: Path, base: Path, seed: int) -> dict[str, float]:
     return {"seconds": seconds, "accuracy": running.scores("test")["test_accuracy"]}
 
 
-def _show_ways(folder: Path, base: Path) -> None:
+WAYS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "full": ({}, {}),
+    "full, bf16": ({}, {"precision": "bf16"}),
+    "full, activations again": ({}, {"gradient_checkpointing": "full"}),
+    "top layer": ({"top_layers": 1}, {}),
+    "LoRA": ({"way": "lora"}, {}),
+    "LoRA, bf16": ({"way": "lora"}, {"precision": "bf16"}),
+    "DoRA": ({"way": "lora", "lora": {"dora": True}}, {}),
+    "head": ({"way": "head"}, {}),
+    "head, bf16": ({"way": "head"}, {"precision": "bf16"}),
+}
+"""Each with what it sets of ``adapt`` and of ``compute``."""
+
+
+def _show_ways(folder: Path, base: Path, threads: int) -> None:
+    """Each in a process of its own, whose memory is its own."""
     rows: list[list[object]] = []
-    for name, adapt in (
-        ("full", {}),
-        ("top layer", {"top_layers": 1}),
-        ("LoRA", {"way": "lora"}),
-        ("DoRA", {"way": "lora", "lora": {"dora": True}}),
-        ("head", {"way": "head"}),
-    ):
-        work = _work(folder, base, name.replace(" ", "-"), **adapt)
-        [trial] = work.trials
-        tokens = work.tokens([(trial.task, trial.adapt)])[trial.task, trial.length]
-        found = run_trial(work.start(), tokens, trial.adapt, work.trial_folder(trial))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-        rows.append([name, found["seconds"], found["parameters_trained"], found["test_accuracy"], peak])
-    show("ways", ["", "seconds", "parameters trained", "test accuracy", "MB at most so far"], rows)
+    for name in WAYS:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            rows.append([name, *process.submit(_one_way, name, folder, base, threads).result()])
+    show(
+        "ways", ["", "seconds", "parameters trained", "test accuracy", "MB at most", "MB of it loaded"], rows
+    )
+
+
+def _one_way(name: str, folder: Path, base: Path, threads: int) -> list[object]:
+    torch.set_num_threads(threads)
+    adapt, compute = WAYS[name]
+    own = name.replace(" ", "-").replace(",", "")
+    wanted = recipe(folder, base, own, adapt=BUDGET | {"learning_rate": RATE} | adapt, compute=compute)
+    work = prepare(wanted, [wanted.adapt])
+    [trial] = work.trials
+    tokens = work.tokens([(trial.task, trial.adapt)])[trial.task, trial.length]
+    start = work.start()
+    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    found = run_trial(start, tokens, trial.adapt, work.trial_folder(trial))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return [found["seconds"], found["parameters_trained"], found["test_accuracy"], peak, loaded]
 
 
 if __name__ == "__main__":

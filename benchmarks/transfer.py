@@ -32,9 +32,11 @@ def main() -> None:
     options.add_argument("--base", action="append", required=True, metavar="NAME=FOLDER")
     options.add_argument("--labels", default="500,2000,all")
     options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--seeds-of-all", type=int, default=5, help="where all labels are taken")
     options.add_argument("--ways", default="head,full", help="of each base; the first only of one above 20 M")
     options.add_argument("--sets", default="one sentence,long")
     options.add_argument("--length", type=int, default=128)
+    options.add_argument("--precision", default="fp32", help="of all networks: fp32 or bf16")
     given = options.parse_args()
     counts = [None if count == "all" else int(count) for count in given.labels.split(",")]
     if given.quick:
@@ -83,6 +85,9 @@ def _trials(
 ) -> list[object]:
     cells, seconds = [], []
     for count in counts:
+        seeds = vars(given)["seeds"] if count else vars(given)["seeds_of_all"]
+        if not count and way == "head" and init == "base":
+            seeds = 1  # nothing of it is drawn
         adapt = {
             "way": way,
             "init": init,
@@ -90,9 +95,10 @@ def _trials(
             "learning_rate": 1e-3,
             "epochs": 8 if count and count <= 1000 else 3,
             "warm_head": way == "full",
-            "seed": {"grid": list(range(vars(given)["seeds"]))},
+            "seed": {"grid": list(range(seeds))},
         } | ({"examples": count} if count else {})
-        wanted = recipe(folder, base, "trials", adapt=adapt, task={"validation_examples": 500})
+        compute, task = {"precision": vars(given)["precision"]}, {"validation_examples": 500}
+        wanted = recipe(folder, base, "trials", adapt=adapt, task=task, compute=compute)
         work = prepare(wanted, wanted.trials())
         start, tokens = work.start(), work.tokens([(trial.task, trial.adapt) for trial in work.trials])
         cache, scores = FeatureCache(), []

@@ -101,7 +101,7 @@ def _layout(
         workers=workers, zero=0 if workers == 1 or trial.way == "head" else compute.zero,
         micro_batch=math.ceil(trial.batch / workers), length=min(shape.max_length, trial.length or DEFAULT_LENGTH),
         precision=compute.precision or ("fp32" if on_cpu else "bf16"), predicted=head, blockwise=on_cpu,
-        trained=_TRAINED[trial.way],
+        checkpointing=compute.gradient_checkpointing, trained=_TRAINED[trial.way],
     )  # fmt: skip
 
 
@@ -124,6 +124,10 @@ def _change_first(network: Network, layout: Layout, capacity: float) -> str:
     if least > 1 and layout.trained and layout.zero < 3:
         ways["compute.zero: 3"] = replace(layout, zero=3)
     ways[f"adapt.batch: {least}"] = small
+    if layout.trained:
+        key = "compute.gradient_checkpointing: full"
+        ways[key] = replace(layout, checkpointing="full")
+        ways[f"{key}, adapt.batch: {least}"] = small = replace(small, checkpointing="full")
     if layout.trained == 1.0:
         lora = _TRAINED["lora"]
         ways |= {"adapt.way: lora": replace(layout, trained=lora)}

@@ -36,6 +36,7 @@ class TrialCompute(Config):
         workers_per_trial: processes that share each batch of a trial.
         zero: DeepSpeed's ZeRO stage, where there are several.
         precision: what the network computes in; None takes bf16 on GPUs, and else fp32.
+        gradient_checkpointing: ``full`` keeps of each layer its input alone for the backward pass.
     """
 
     cpus_per_trial: float = Field(default=1, gt=0)
@@ -43,6 +44,7 @@ class TrialCompute(Config):
     workers_per_trial: Count = Field(default=1, gt=0)
     zero: Literal[0, 1, 2, 3] = 1
     precision: Precision | None = None
+    gradient_checkpointing: Literal["none", "full"] = "none"
 
     @model_validator(mode="after")
     def _a_gpu_each(self) -> TrialCompute:

@@ -81,9 +81,14 @@ class SharedSteps(Steps):
         """One step on the whole batch; to be called by all."""
         team = self._team
         batch, own = self._share(places)
-        part = own / (team.total(own) or float("nan"))
-        loss, more = self._engine(self._losses, batch, step)
-        whole = loss * part if more is None else loss * part + more
+        found, more = self._engine(self._losses, batch, step)
+        if self.kind.contrasts:  # what is found of each example goes to all, and each has the whole loss
+            loss, part = self.kind.between(team.joined(found, own > 0)), 1.0 / team.world
+            mean = loss
+        else:
+            loss, part = found, own / (team.total(own) or float("nan"))
+            mean = loss * part
+        whole = mean if more is None else mean + more
         self._engine.backward(whole * team.world)  # DeepSpeed takes the mean over the workers
         self._engine.step()
         if self.protection:
@@ -92,6 +97,8 @@ class SharedSteps(Steps):
 
     def _losses(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Tensor | None]:
         more = self.protection.loss(step, self._team) if self.protection else None
+        if self.kind.contrasts:
+            return self.kind.vectors(model, batch), more
         return self.kind.loss(model, batch, self.weighing), more
 
     def _share(self, places: np.ndarray) -> tuple[Batch, float]:

@@ -38,6 +38,8 @@ class Start:
     """What :func:`raypretrain.finetuning.forgetting.recall` says of the base."""
     precision: Precision = "fp32"
     """What the network computes in."""
+    checkpointing: str = "none"
+    """Whether a step keeps activations, or computes them again: ``none`` or ``full``."""
 
 
 def build(start: Start, adapt: AdaptConfig, kind: Kind) -> nn.Module:

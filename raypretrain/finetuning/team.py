@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -44,6 +47,28 @@ class Team:
         found: list[Any] = [None] * self.world
         dist.all_gather_object(found, value)
         return found
+
+    def joined(self, rows: Tensor, counted: bool) -> Tensor:
+        """The rows of all workers, [all, …]; gradients reach this worker's own. To be called by all.
+
+        Args:
+            rows: [n, …], n as it comes on each worker.
+            counted: whether this worker's are among them.
+        """
+        import torch
+        import torch.distributed as dist
+
+        numbers = self.everyone(len(rows) if counted else 0)
+        padded = rows.new_zeros(max(numbers), *rows.shape[1:])
+        if counted:
+            padded[: len(rows)] = rows.detach()
+        found = [torch.empty_like(padded) for _ in numbers]
+        dist.all_gather(found, padded)
+        parts = [part[:number] for part, number in zip(found, numbers, strict=True)]
+        if counted:
+            parts[self.rank] = rows
+        # A worker that counts nothing has to go through its backward pass all the same.
+        return torch.cat(parts) + 0.0 * rows.sum()
 
     def first(self, value: T) -> T:
         """The first worker's ``value``. To be called by all."""

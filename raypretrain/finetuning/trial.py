@@ -31,6 +31,7 @@ from raypretrain.finetuning.start import WEIGHTS, Start, build, set_precision
 from raypretrain.finetuning.state import read_state, write_state
 from raypretrain.finetuning.team import ALONE, Team
 from raypretrain.finetuning.train import Steps, features_of, known_of, outputs_of, steps_of, train
+from raypretrain.models.checkpointing import checkpoint_blocks
 from raypretrain.storage import write_atomic
 from raypretrain.training.metrics import read_log
 
@@ -168,6 +169,7 @@ class RunningTrial:
         torch.manual_seed(adapt.seed + team.rank)  # of dropout
         model: Any = build(start, adapt, task.kind)
         set_precision(model.network, start.precision)
+        checkpoint_blocks(model.network, start.checkpointing, random=True)
         self.model = cast(nn.Module, model.to(self.device))
         self.parameters_trained = sum(w.numel() for w in self.model.parameters() if w.requires_grad)
         self.splits = {"train": self.train, "validation": task.validation, "test": task.test}

@@ -101,8 +101,9 @@ class Work:
                 fix="take base.text out",
             )
         before = None if self.text is None else self._recalled(self.text, loaded.shape, loaded.state)
-        precision = self.recipe.compute.computes_in
-        return Start(loaded.shape, pack(loaded.state), self.base.pad, self.text, before, precision)
+        compute, weights = self.recipe.compute, pack(loaded.state)
+        computing = compute.computes_in, compute.gradient_checkpointing
+        return Start(loaded.shape, weights, self.base.pad, self.text, before, *computing)
 
     def _recalled(self, text: BaseText, shape: ModelShape, state: dict[str, Tensor]) -> dict[str, Any]:
         """How well the base does what it was trained for, kept for the next time."""

@@ -26,17 +26,18 @@ if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
     _KEPT.add(torch.ops.mkldnn._linear_pointwise.default)
 
 
-def checkpoint_blocks(model: nn.Module, kind: str) -> None:
+def checkpoint_blocks(model: nn.Module, kind: str, *, random: bool = False) -> None:
     """Have every layer of ``model`` keep less.
 
     Args:
         kind: ``none``; ``selective`` keeps the results of matrix products; ``full`` keeps a layer's input alone.
+        random: something in the layers is drawn, as dropout is, and has to be drawn alike when it comes again.
     """
     if kind == "none":
         return
     from torch.utils import checkpoint as torchs  # it imports torch's compiler, which takes seconds
 
-    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}  # nothing here is random
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": random}
     if kind == "selective":
         keep, recompute = torchs.CheckpointPolicy.MUST_SAVE, torchs.CheckpointPolicy.PREFER_RECOMPUTE
 

@@ -38,10 +38,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _ways["onednn"](x, weight, bias) if _by_onednn(x) else F.linear(x, weight, bias)
 
 
-def product(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right`` of two matrices, each contiguous or the transpose of one that is; not for autograd."""
+def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """``left @ right`` of two matrices, each contiguous or the transpose of one that is; not for autograd.
+
+    Args:
+        out: memory for the result, which may be used.
+    """
     if not _by_onednn(left):
-        return left @ right
+        return left @ right if out is None else torch.mm(left, right, out=out)
     if left.is_contiguous() or left.numel() <= right.numel():
         return _onednn(left, right.T)
     return _onednn(

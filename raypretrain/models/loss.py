@@ -18,6 +18,12 @@ from torch.nn import functional as F
 
 from raypretrain.models.linear import product
 
+_CONVERTED = 2**17
+"""Entries in fp32 that a core's own cache holds."""
+
+LEAST_ROWS = 992
+"""Of a chunk on a CPU."""
+
 IGNORED = -100
 """The target of a position that does not count."""
 
@@ -68,10 +74,14 @@ def _counting_rows(targets: Tensor) -> Tensor:
 
 
 def _chunk_rows(weight: Tensor) -> int:
-    """So many that a chunk's logits stay near a CPU's caches, or fill a GPU."""
-    # Pieces of 32 MiB and more, glibc's malloc takes from the system anew each time: 2^23 logits in fp32.
-    logits = 2**23 - 2**19 if weight.device.type == "cpu" else 2**27
-    return max(1, logits // weight.shape[0])
+    """So many that a chunk's logits stay near a CPU's caches, or fill a GPU.
+
+    For each chunk the gradient of ``weight`` is added up once more, in fp32, which takes a CPU as long as the products
+    of some 200 rows in bf16, of some 30 in fp32. So with a large vocabulary there are more rows than the caches hold.
+    """
+    if weight.device.type != "cpu":
+        return max(1, 2**27 // weight.shape[0])
+    return max(2**23 // weight.shape[0], LEAST_ROWS)
 
 
 def _accurate(dtype: torch.dtype) -> torch.dtype:
@@ -99,9 +109,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias_grad = None
         if bias is not None and ctx.needs_input_grad[2]:
             bias_grad = torch.zeros_like(bias, dtype=_accurate(bias.dtype))
+        # A CPU's allocator would ask the system anew for so much memory each time.
+        memory = hidden.new_empty(len(chunks[0]), len(weight)) if hidden.device.type == "cpu" else None
         for rows in chunks:
             part = hidden[rows]
-            loss, slope = _losses_and_slope(part, weight, bias, targets[rows], z_loss)
+            room = None if memory is None else memory[: len(rows)]
+            loss, slope = _losses_and_slope(part, weight, bias, targets[rows], z_loss, room)
             losses.append(loss)
             if hidden_grad is not None:
                 hidden_grad[rows] = product(slope, weight)
@@ -122,8 +135,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *(None if g is None else g * scale for g in ctx.saved_tensors), None, None, None, None
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    logits = product(hidden, weight.T)
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, room: Tensor | None = None) -> Tensor:
+    logits = product(hidden, weight.T, room)
     return logits if bias is None else logits.add_(bias)
 
 
@@ -134,13 +147,22 @@ def _losses(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 
 
 def _losses_and_slope(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, z_loss: float = 0.0
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    z_loss: float = 0.0,
+    room: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of every row of ``hidden`` [n, D], and its gradient, with z-loss, for the logits [n, V]."""
-    logits = _logits(hidden, weight, bias)
+    """The loss of every row of ``hidden`` [n, D], and its gradient, with z-loss, for the logits [n, V].
+
+    Args:
+        room: memory of the logits' size, on a CPU.
+    """
+    logits = _logits(hidden, weight, bias, room)
     # d logsumexp² / d logits = 2 · logsumexp · softmax
     grown = 1 + 2 * z_loss * logits.logsumexp(dim=-1, keepdim=True) if z_loss else None
-    slope = torch.softmax(logits, dim=-1)
+    slope = torch.softmax(logits, dim=-1) if room is None else _softmax_in_place(logits)
     del logits  # as large as all that is computed here
     # Not scatter_ or scatter_add_, which copy the whole tensor for bf16 on a CPU.
     places = torch.arange(len(targets), device=targets.device), targets
@@ -160,5 +182,17 @@ def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
     """``total + left @ right``; in fp32 for factors in bf16, so that no chunk's rounding adds up."""
     if total is None:
         return product(left, right).to(_accurate(left.dtype))
-    # By itself add_ takes eight times as long on a CPU.
-    return total.add_(product(left, right).to(total.dtype))
+    made = product(left, right)
+    if total.dtype == made.dtype or total.device.type != "cpu":
+        return total.add_(made)
+    # By itself add_ takes eight times as long on a CPU; and what is converted stays in its cache.
+    rows = max(1, _CONVERTED // total.shape[1])
+    for some, converted in zip(total.split(rows), made.split(rows), strict=True):
+        some.add_(converted.to(total.dtype))
+    return total
+
+
+def _softmax_in_place(logits: Tensor) -> Tensor:
+    """Softmax over the last dimension of a CPU's [n, V]; each row is read before it is written."""
+    made: Tensor = torch.ops.aten._softmax.out(logits, -1, False, out=logits)
+    return made

@@ -48,8 +48,9 @@ LIVE = 50_000_000
 BLOCK, LONGEST = 128, 1024
 """Queries of a block, and the most keys for which attention works by blocks (models/blockwise.py)."""
 
-CHUNK = {"cpu": 2**23 - 2**19, "cuda": 2**27}
-"""Logits of a chunk (``models/loss.py``)."""
+CHUNK = {"cpu": 2**23, "cuda": 2**27}
+CHUNK_ROWS = 992
+"""Logits of a chunk (``models/loss.py``), and on a CPU the least rows."""
 
 
 def states(parameters: int, layout: Layout, accumulated: int | None = None) -> dict[str, float]:
@@ -130,10 +131,13 @@ def logits(network: Network, layout: Layout) -> float:
         return 0.0
     if not layout.chunked:
         return WHOLE_LOGITS * layout.unit / 2 * rows * network.vocabulary
-    chunk = min(rows * network.vocabulary, CHUNK["cpu" if layout.blockwise else "cuda"])
-    # A chunk's logits and their gradient; the gradients of the inputs, and in fp32 those of the matrix.
+    # A chunk's logits and their gradient, on a CPU in the same memory; the gradients of the inputs, and in fp32 those
+    # of the matrix.
     gradients = rows * network.width * layout.unit + 4.0 * network.vocabulary * network.width
-    return 2.0 * chunk * layout.unit + gradients
+    if layout.blockwise:
+        chunk = max(CHUNK["cpu"], CHUNK_ROWS * network.vocabulary)
+        return min(rows * network.vocabulary, chunk) * layout.unit + gradients
+    return 2.0 * min(rows * network.vocabulary, CHUNK["cuda"]) * layout.unit + gradients
 
 
 def buffers(network: Network, layout: Layout, on_cpu: bool = False) -> float:

@@ -1,4 +1,4 @@
-"""Trials whose network computes in bf16: fp32 is kept where it matters, and the numbers are nearly those of fp32."""
+"""Trials in less memory: in bf16, with fp32 where it matters; and with activations that are computed again."""
 
 from __future__ import annotations
 
@@ -152,3 +152,40 @@ def test_masters_are_of_what_is_trained_in_16_bits_alone() -> None:
     assert masters.weight_of(masters.of(weights[0])) is weights[0]
     assert masters.of(weights[1]) is weights[1]
     assert masters.of(frozen) is frozen
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("way", ["full", "lora"])
+def test_activations_that_are_computed_again_change_no_number(way, precision, base, tmp_path) -> None:
+    adapt = {"way": way} | ({"lora": {"dropout": 0.3}} if way == "lora" else {})
+    found, kept = [], []
+    for checkpointing in ("none", "full"):
+        (folder := tmp_path / checkpointing).mkdir()
+        recipe = recipe_of(folder, base, "classify", precision, **adapt)
+        compute = recipe.compute.model_copy(update={"gradient_checkpointing": checkpointing})
+        work = prepare(recipe.model_copy(update={"compute": compute}), [recipe.adapt])
+        [trial] = work.trials
+        tokens = work.tokens([("classify", trial.adapt)])["classify", trial.length]
+        row = run_trial(work.start(), tokens, trial.adapt, work.trial_folder(trial))
+        found.append({k: v for k, v in row.items() if k not in ("seconds", "cpu_hours", "gpu_hours")})
+        kept.append(bytes_kept(RunningTrial(work.start(), tokens, trial.adapt, FeatureCache())))
+    assert found[0] == found[1]
+    assert kept[1] < 0.5 * kept[0]
+
+
+def bytes_kept(trial: RunningTrial) -> int:
+    """What a step's forward pass keeps for the backward pass, weights aside."""
+    weights = {weight.data_ptr() for weight in trial.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in weights:
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    batch = trial.begun().batch(trial.train.lengths.argsort()[-16:])
+    trial.model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = trial.kind.loss(trial.model, batch, None)
+    assert loss > 0
+    return sum(kept.values())

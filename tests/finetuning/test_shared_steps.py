@@ -39,6 +39,8 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "answers": ("generate", 3, {"replay": 0.1, "length": 40}),
     "preferences": ("prefer", 3, {}),
     "preferences by adapters": ("prefer", 1, {"way": "lora"}),
+    "pairs": ("embed", 1, {"replay": 0.1}),
+    "pairs, in parts": ("embed", 3, {"way": "lora"}),
     "bf16": ("classify", 1, {}),
     "bf16, in parts": ("tag", 3, {"way": "lora"}),
 }

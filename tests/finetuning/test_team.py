@@ -8,6 +8,7 @@ from small_kinds import write_kind
 from raypretrain.errors import InputError, RecipeError
 from raypretrain.finetuning.finetune import finetune
 from raypretrain.finetuning.forecast import forecast
+from raypretrain.finetuning.kinds.embed import Embed
 from raypretrain.finetuning.recipe import TrialCompute
 from raypretrain.finetuning.team import ALONE, Team
 from raypretrain.finetuning.work import prepare
@@ -66,7 +67,8 @@ def test_an_anchor_goes_with_zero_0(recipe):
     recipe(compute={"workers_per_trial": 2, "zero": 0}, adapt={"anchor": 1.0})
 
 
-def test_a_loss_of_the_whole_batch_is_not_shared(recipe, tmp_path):
+def test_a_kind_that_does_not_say_that_it_can_be_shared_is_not(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(Embed, "divisible", False)
     task = write_kind(tmp_path, "embed")
     with pytest.raises(
         RecipeError,

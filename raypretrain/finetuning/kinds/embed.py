@@ -37,6 +37,8 @@ class Embed(Kind):
     """
 
     metrics: ClassVar[dict[str, bool]] = {"recall_at_1": True, "mrr": True, "loss": False}
+    divisible = True
+    contrasts = True
 
     @classmethod
     def parse(cls, row: Row, where: str, file: LabelledFile) -> Example:
@@ -56,15 +58,20 @@ class Embed(Kind):
         return Whole.of(network)
 
     def loss(self, model: Any, batch: Batch, weights: Tensor | None) -> Tensor:
+        return self.between(self.vectors(model, batch))
+
+    def divisor(self, batch: Batch, weights: Tensor | None) -> float:
+        return len(batch.targets)
+
+    def between(self, vectors: Tensor) -> Tensor:
         import torch
         from torch.nn import functional as F
 
-        vectors = self._vectors(model, batch)
         likeness = vectors[:, 0] @ vectors[:, 1].T / TEMPERATURE
         own = torch.arange(len(likeness), device=likeness.device)
         return (F.cross_entropy(likeness, own) + F.cross_entropy(likeness.T, own)) / 2
 
-    def _vectors(self, model: Any, batch: Batch) -> Tensor:
+    def vectors(self, model: Any, batch: Batch) -> Tensor:
         """[examples, 2, width], of length 1."""
         from torch.nn import functional as F
 
@@ -74,7 +81,7 @@ class Embed(Kind):
         return F.normalize(mean, dim=-1).unflatten(0, (-1, 2))
 
     def outputs(self, model: Any, batch: Batch) -> Sequence[np.ndarray]:
-        return list(self._vectors(model, batch).cpu().numpy())
+        return list(self.vectors(model, batch).cpu().numpy())
 
     def scores(self, outputs: Sequence[np.ndarray], data: Encoded) -> dict[str, float]:
         """How a text finds its partner among those of all examples."""

@@ -122,7 +122,10 @@ class Kind(ABC):
     packs: ClassVar[bool] = False
     """Whether its loss is of tokens alone, so that several sequences may share a row in training."""
     divisible: ClassVar[bool] = False
-    """Whether several workers may share a batch: its loss is a mean over what :meth:`divisor` counts."""
+    """Whether several workers may share a batch: its loss is a mean over what :meth:`divisor` counts, or it is one
+    that ``contrasts``."""
+    contrasts: ClassVar[bool] = False
+    """Whether the loss is between the examples of a batch: :meth:`between` of what :meth:`vectors` makes of each."""
     learns_output: ClassVar[bool] = False
     """Whether it trains what the network was pretrained to predict with."""
 
@@ -180,6 +183,14 @@ class Kind(ABC):
 
     def divisor(self, batch: Batch, weights: Tensor | None) -> float:
         """What the sum in the mean of :meth:`loss` is divided by: so many examples, or tokens, or their weights."""
+        raise NotImplementedError
+
+    def vectors(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Of a kind that ``contrasts``: what each example is to the others, [examples, …]."""
+        raise NotImplementedError
+
+    def between(self, vectors: Tensor) -> Tensor:
+        """The mean loss of a whole batch, a scalar, of what :meth:`vectors` gave of its examples, in any order."""
         raise NotImplementedError
 
     @abstractmethod
