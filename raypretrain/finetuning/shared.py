@@ -83,7 +83,7 @@ class SharedSteps(Steps):
         batch, own = self._share(places)
         found, more = self._engine(self._losses, batch, step)
         if self.kind.contrasts:  # what is found of each example goes to all, and each has the whole loss
-            loss, part = self.kind.between(team.joined(found, own > 0)), 1.0 / team.world
+            loss, part = self.kind.loss_between(team.joined(found, own > 0)), 1.0 / team.world
             mean = loss
         else:
             loss, part = found, own / (team.total(own) or float("nan"))

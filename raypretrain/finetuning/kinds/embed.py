@@ -58,12 +58,12 @@ class Embed(Kind):
         return Whole.of(network)
 
     def loss(self, model: Any, batch: Batch, weights: Tensor | None) -> Tensor:
-        return self.between(self.vectors(model, batch))
+        return self.loss_between(self.vectors(model, batch))
 
     def divisor(self, batch: Batch, weights: Tensor | None) -> float:
         return len(batch.targets)
 
-    def between(self, vectors: Tensor) -> Tensor:
+    def loss_between(self, vectors: Tensor) -> Tensor:
         import torch
         from torch.nn import functional as F
 

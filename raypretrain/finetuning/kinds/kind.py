@@ -125,7 +125,7 @@ class Kind(ABC):
     """Whether several workers may share a batch: its loss is a mean over what :meth:`divisor` counts, or it is one
     that ``contrasts``."""
     contrasts: ClassVar[bool] = False
-    """Whether the loss is between the examples of a batch: :meth:`between` of what :meth:`vectors` makes of each."""
+    """Whether the loss is between the examples of a batch: :meth:`loss_between` of what :meth:`vectors` makes of each."""
     learns_output: ClassVar[bool] = False
     """Whether it trains what the network was pretrained to predict with."""
 
@@ -189,7 +189,7 @@ class Kind(ABC):
         """Of a kind that ``contrasts``: what each example is to the others, [examples, …]."""
         raise NotImplementedError
 
-    def between(self, vectors: Tensor) -> Tensor:
+    def loss_between(self, vectors: Tensor) -> Tensor:
         """The mean loss of a whole batch, a scalar, of what :meth:`vectors` gave of its examples, in any order."""
         raise NotImplementedError
 
