@@ -53,18 +53,23 @@ def _run_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     each, budget = run["tokens_per_second_per_gpu"], run["gpu_hours_to_budget"]
     total = flops(found["compute"]["flops"])
     rent = f"${dollars['total']:,.2f} at ${dollars['price']:,.2f} a GPU-hour"
-    power = f"{dollars['kilowatt_hours']:,.1f} kWh"
+    power = f"{_amount(dollars['kilowatt_hours'])} kWh"
     return [
         ("run", f"{run['tokens']:,} tokens in {run['steps']:,} steps, {total}"),
         ("pace", f"{run['tokens_per_second']:,.0f} tokens/s, {each:,.0f} a GPU, MFU {run['mfu']:.1%}"),
         (
             "time",
-            f"{duration(run['hours'] * _HOUR)}; {run['gpu_hours']:,.1f} GPU-hours, {budget:,.1f} to budget",
+            f"{duration(run['hours'] * _HOUR)}; {_amount(run['gpu_hours'])} GPU-hours, {_amount(budget)} to budget",
         ),
         ("money", f"{rent}, storage ${dollars['storage']:,.2f} of it"),
         ("energy", f"{power} (${dollars['electricity']:,.2f} where you pay for it)"),
         ("data", f"{data['stream_cores']} CPU core(s) to read and tokenize; {_epochs(data)}"),
     ]
+
+
+def _amount(number: float) -> str:
+    """Of small ones two digits that say something."""
+    return f"{number:,.1f}" if number >= 1 else f"{number:.2g}"
 
 
 def _trial_lines(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ from raypretrain.planning.plan import Job, Machine, plan
 from raypretrain.planning.wholerun import Rhythm
 from raypretrain.storage import is_remote
 from raypretrain.tokens.tokenizer_config import TokenizerConfig
+from raypretrain.tokens.tokenizer_fixed import AminoAcids
 from raypretrain.training.planned import network_of
 
 EXAMPLES = 1000
@@ -148,9 +149,12 @@ def _tokens(trial: AdaptConfig, layout: Layout, examples: int) -> float:
 
 def _shape_of(preset: str, trials: list[AdaptConfig], assumed: list[str]) -> ModelShape:
     model = validate({"preset": preset}, ModelConfig, folder=Path(), where="--base")
+    length = max(trial.length or DEFAULT_LENGTH for trial in trials)
     vocabulary = TokenizerConfig().vocabulary
+    if model.shape(vocabulary, length).family == "esm":
+        vocabulary = AminoAcids().vocabulary
     assumed.append(f"the base model is like {preset}, with a vocabulary of {vocabulary:,}")
-    return model.shape(vocabulary, max(trial.length or DEFAULT_LENGTH for trial in trials))
+    return model.shape(vocabulary, length)
 
 
 def _base_shape(recipe: FinetuneRecipe) -> ModelShape:
