@@ -125,7 +125,7 @@ class Kind(ABC):
     """Whether several workers may share a batch: its loss is a mean over what :meth:`divisor` counts, or it is one
     that ``contrasts``."""
     contrasts: ClassVar[bool] = False
-    """Whether the loss is between the examples of a batch: :meth:`loss_between` of what :meth:`vectors` makes of each."""
+    """Whether the loss is between the examples of a batch: :meth:`loss_between` of what :meth:`vectors` gives."""
     learns_output: ClassVar[bool] = False
     """Whether it trains what the network was pretrained to predict with."""
 
