@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 TIMES ?= 1
 
-.PHONY: setup demo test test-unit cluster-test check faults bench lock clean
+.PHONY: setup demo test test-unit test-long cluster-test check faults bench lock clean
 
 setup: .venv/ready  ## a virtual environment with everything from the lock file
 
@@ -22,6 +22,9 @@ test: setup test-unit  ## all tests but the long ones, about half an hour on two
 
 test-unit: setup  ## the tests that need no Ray cluster, no server, and little time, on two cores two minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m unit -n 2
+
+test-long: setup  ## those that make test leaves out, but for the fault schedule's: about ten minutes on two cores
+	$(BIN)/pytest -m "long and not cluster_test" --ignore=tests/faults
 
 cluster-test: setup  ## on clusters of the tests' own: job submission, nodes that come and go, two hosts
 	$(BIN)/pytest -m cluster_test tests/cluster

@@ -23,6 +23,8 @@ from raypretrain.training.recipe import PretrainRecipe
 
 JOBS = Path(__file__).parents[1] / "jobs"
 RECIPES = sorted([*JOBS.glob("pretrain-*.yaml"), *JOBS.glob("adapt-*.yaml")])
+QUICK = ("pretrain-small", "pretrain-proteins", "pretrain-bert-base", "adapt-code")
+"""Of these a run in every test; of the others in the long ones."""
 TABLE = (JOBS / "README.md").read_text(encoding="utf-8")
 
 MEMORY = 80e9
@@ -154,7 +156,11 @@ def test_its_header_says_what_the_planner_says(job: Path, command: Command, tmp_
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("job", RECIPES, ids=named)
+@pytest.mark.parametrize(
+    "job",
+    [pytest.param(job, marks=() if named(job) in QUICK else pytest.mark.long) for job in RECIPES],
+    ids=named,
+)
 def test_at_a_small_size_it_leads_to_a_released_model(
     job: Path, overrides, cluster: str, tmp_path: Path
 ) -> None:

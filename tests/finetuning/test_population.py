@@ -203,7 +203,7 @@ def _the_state_was_the_others(wanted: Any, changes: Any, folder: Path, tmp_path:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.long)])
 def test_after_an_interruption_what_is_finished_stays_and_the_rest_begins_again(
     recipe, tmp_path, sent
 ) -> None:

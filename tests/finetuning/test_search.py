@@ -135,9 +135,9 @@ def test_trials_larger_than_the_cluster_are_refused(recipe):
         search(recipe(compute={"cpus_per_trial": 64}))
 
 
-@pytest.mark.parametrize(
-    "how", [signal.SIGINT, signal.SIGTERM]
-)  # Ctrl-C, and what a cluster stops a job with
+@pytest.mark.parametrize(  # Ctrl-C, and what a cluster stops a job with
+    "how", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM]
+)
 def test_who_is_stopped_keeps_what_is_finished_and_the_same_command_goes_on(how, recipe, tmp_path):
     space = {"epochs": {"grid": [1, 100_000]}}
     wanted = recipe(search={"space": space, "concurrency": 1})

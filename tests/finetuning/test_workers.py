@@ -60,6 +60,7 @@ def test_a_scheduler_ends_all_workers_of_a_trial(recipe):
     assert not _workers()
 
 
+@pytest.mark.long
 def test_trials_of_half_a_cpu_run_four_at_once_on_two(recipe):
     adapt = {"seed": {"grid": [0, 1, 2, 3, 4]}, "epochs": 30}
     begun: dict[str, float] = {}

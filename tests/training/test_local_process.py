@@ -76,6 +76,7 @@ def test_ctrl_c_saves_and_ray_goes_on_from_there(on_ray: Path, tiny_recipe: Path
     assert_exact(folder, on_ray)
 
 
+@pytest.mark.long
 def test_what_two_workers_began_goes_on_in_one_process(
     cluster: str, on_ray: Path, tiny_recipe: Path, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def alone(cluster: str, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
+@pytest.mark.long
 def test_two_workers_of_which_one_is_killed_learn_what_one_worker_learns(
     alone: Path, tiny_recipe: Path, tmp_path: Path
 ) -> None:

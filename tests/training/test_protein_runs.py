@@ -31,6 +31,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
+@pytest.mark.long
 def test_two_workers_and_a_run_that_goes_on_read_what_one_worker_reads(
     cluster: str, settings: list[str], tmp_path: Path
 ) -> None:
