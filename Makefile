@@ -23,7 +23,7 @@ test: setup test-unit  ## all tests but the long ones, about half an hour on two
 test-unit: setup  ## the tests that need no Ray cluster, no server, and little time, on two cores two minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m unit -n 2
 
-test-long: setup  ## those that make test leaves out, but for the fault schedule's: about ten minutes on two cores
+test-long: setup  ## those that make test leaves out, but for the fault schedule's
 	$(BIN)/pytest -m "long and not cluster_test" --ignore=tests/faults
 
 cluster-test: setup  ## on clusters of the tests' own: job submission, nodes that come and go, two hosts

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
+from head_loss import bytes_held
 from report import Row, parser, report, say_load, show
 from tuning_data import recipe, write_base, write_labelled
 from tuning_peer import train as train_peer
@@ -121,22 +122,15 @@ def _one_way(name: str, folder: Path, base: Path, threads: int) -> list[object]:
     [trial] = work.trials
     tokens = work.tokens([(trial.task, trial.adapt)])[trial.task, trial.length]
     start = work.start()
-    loaded = _most_memory()
+    loaded = bytes_held("cpu", "most") / 1e6
     found = run_trial(start, tokens, trial.adapt, work.trial_folder(trial))
     return [
         found["seconds"],
         found["parameters_trained"],
         found["test_accuracy"],
-        _most_memory(),
+        bytes_held("cpu", "most") / 1e6,
         loaded,
     ]
-
-
-def _most_memory() -> float:
-    """MB that this process had at most; what getrusage says begins with its parent's."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    [line] = [line for line in lines if line.startswith("VmHWM:")]
-    return int(line.split()[1]) * 1024 / 1e6
 
 
 if __name__ == "__main__":

@@ -69,17 +69,17 @@ def measured(case: Case) -> tuple[float, int]:
     )
     seconds = []
     hidden.grad, weight.grad = torch.zeros_like(hidden), torch.zeros_like(weight)
-    before = _bytes(case.device, "now")
+    before = bytes_held(case.device, "now")
     for _ in range(case.rounds + 1):
         begun = time.perf_counter()
         loss_of(hidden, weight, targets).backward()
         if case.device != "cpu":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begun)
-    return statistics.median(seconds[1:]), _bytes(case.device, "most") - before
+    return statistics.median(seconds[1:]), bytes_held(case.device, "most") - before
 
 
-def _bytes(device: str, when: str) -> int:
+def bytes_held(device: str, when: str) -> int:
     """Memory that is taken now, or was at most."""
     if device != "cpu":
         return torch.cuda.memory_allocated() if when == "now" else torch.cuda.max_memory_allocated()

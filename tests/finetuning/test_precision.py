@@ -43,7 +43,7 @@ def running(folder: Path, base: Path, kind: str, precision: str | None, **adapt:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_scores_nearly_as_in_fp32(kind, base, encoder_base, tmp_path) -> None:
+def test_every_kind_scores_nearly_as_in_fp32(kind, base, tmp_path) -> None:
     found = []
     for precision in ("fp32", "bf16"):
         (folder := tmp_path / precision).mkdir()

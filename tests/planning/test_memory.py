@@ -10,6 +10,8 @@ from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
 from raypretrain.models.config import PRESETS
 from raypretrain.planning.layout import Layout
 from raypretrain.planning.memory import (
+    CHUNK,
+    CHUNK_ROWS,
     GIB,
     activations,
     first_remedy,
@@ -115,3 +117,14 @@ def test_what_to_change_first_is_the_cheapest_that_helps() -> None:
 def test_parts_add_up() -> None:
     parts = memory(network("llama-1b"), LAYOUT)
     assert parts["total"] == pytest.approx(sum(v for k, v in parts.items() if k not in ("total", "host")))
+
+
+def test_a_chunk_of_the_loss_is_as_the_loss_has_it() -> None:
+    import torch
+
+    from raypretrain.models.loss import LEAST_ROWS, _chunk_rows
+
+    assert CHUNK_ROWS == LEAST_ROWS
+    for vocabulary in (512, 16_384, 128_256):
+        rows = _chunk_rows(torch.empty(vocabulary, 1, dtype=torch.bfloat16))
+        assert rows == max(CHUNK["cpu"] // vocabulary, CHUNK_ROWS)
