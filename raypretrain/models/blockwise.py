@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from raypretrain.models.linear import batched_product
+
 LONGEST_BLOCKWISE = 1024
 """Where a block of queries spans more keys, the probabilities kept for the backward pass cost more memory than
 they save time."""
@@ -45,13 +47,13 @@ class BlockwiseAttention(torch.autograd.Function):
         blocks = _blocks(query.shape[1], before, after, starts)
         for start, stop, seen in blocks:
             rows = _rows(query, keys, start, stop) * query.shape[-1] ** -0.5
-            scores = torch.bmm(rows, keys[:, seen].transpose(1, 2))
+            scores = batched_product(rows, keys[:, seen].transpose(1, 2))
             _hide_unseen(scores.unflatten(1, (-1, stop - start)), start - seen.start, before, after)
             if starts is not None:
                 others = starts[:, start:stop, None] != starts[:, None, seen]
                 scores.view(len(query), -1, *others.shape[1:]).masked_fill_(others[:, None], -math.inf)
             weights = torch.ops.aten._softmax.out(scores, -1, False, out=scores)
-            _write_rows(output, torch.bmm(weights, values[:, seen]), start, stop)
+            _write_rows(output, batched_product(weights, values[:, seen]), start, stop)
             probabilities.append(weights)
         ctx.blocks = blocks
         ctx.save_for_backward(query, keys, values, *probabilities)
@@ -69,11 +71,11 @@ class BlockwiseAttention(torch.autograd.Function):
         for (start, stop, seen), weights in zip(ctx.blocks, probabilities, strict=True):
             rows, slope = _rows(query, keys, start, stop), _rows(upstream, keys, start, stop)
             # Converted first: by itself the addition takes eight times as long.
-            values_grad[:, seen] += torch.bmm(weights.transpose(1, 2), slope).to(accurate)
-            slope = torch.bmm(slope, values[:, seen].transpose(1, 2))
+            values_grad[:, seen] += batched_product(weights.transpose(1, 2), slope).to(accurate)
+            slope = batched_product(slope, values[:, seen].transpose(1, 2))
             torch.ops.aten._softmax_backward_data.out(slope, weights, -1, slope.dtype, grad_input=slope)
-            _write_rows(query_grad, torch.bmm(slope, keys[:, seen]) * scale, start, stop)
-            keys_grad[:, seen] += torch.bmm(slope.transpose(1, 2), rows * scale).to(accurate)
+            _write_rows(query_grad, batched_product(slope, keys[:, seen]) * scale, start, stop)
+            keys_grad[:, seen] += batched_product(slope.transpose(1, 2), rows * scale).to(accurate)
         heads = query.shape[0], -1, *keys.shape[1:]
         return (
             query_grad,

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from raypretrain.models.linear import ROUNDED_LINEAR
+
 _aten = torch.ops.aten
 _KEPT = {
     _aten.mm.default,
@@ -20,6 +22,7 @@ _KEPT = {
     _aten._scaled_dot_product_efficient_attention.default,
     _aten._scaled_dot_product_cudnn_attention.default,
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    ROUNDED_LINEAR,
 }
 """What the selective form keeps: the results of the large products and of fused attention; the rest is cheap."""
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):

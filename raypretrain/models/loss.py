@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from raypretrain.models.linear import product
+from raypretrain.models.linear import product, wants_fp32
 
 _CONVERTED = 2**17
 """Entries in fp32 that a core's own cache holds."""
@@ -55,6 +55,8 @@ def linear_cross_entropy(
         A scalar, in fp32 (fp64 for fp64 inputs); NaN if no target counts, as torch's own. It can be
         differentiated once, not twice.
     """
+    if wants_fp32(hidden):
+        hidden, weight, bias = hidden.float(), weight.float(), None if bias is None else bias.float()
     chunks = _counting_rows(targets).split(chunk or _chunk_rows(weight))
     learned = (hidden, weight) if bias is None else (hidden, weight, bias)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned):

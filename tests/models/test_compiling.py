@@ -23,7 +23,8 @@ def _ways_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.parametrize("preset", ["llama-1m", "modernbert-1m"])
 def test_compiled_layers_compute_the_same(preset: str, slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "mkl_is_slow", lambda: slow)
+    cpu = linear.Cpu(slow, slow, has_bf16=True)
+    monkeypatch.setattr(linear, "this_cpu", lambda: cpu)
     shape = ModelConfig(preset=preset, width=32, layers=2, heads=2, feed_forward=48).shape(64, 40)
     plain, compiled = build(shape), build(shape)
     plain.init_weights(0)

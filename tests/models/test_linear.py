@@ -5,10 +5,10 @@ import torch
 
 from raypretrain.models import linear as module
 from raypretrain.models.config import ModelConfig
-from raypretrain.models.linear import Linear, linear, product
+from raypretrain.models.linear import Cpu, Linear, batched_product, linear, product
 from raypretrain.models.llama import Llama
 
-BACKWARD = "_OneDnnLinearBackward"
+BACKWARD = "_LinearBackward"
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor where it is the faster one."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
-    monkeypatch.setitem(module._ways, "mkl is slow", lambda: True)
+    monkeypatch.setitem(module._ways, "cpu", lambda: Cpu(True, True, has_bf16=True))
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -92,6 +92,61 @@ def test_a_few_rows_and_other_dtypes_are_torchs_own(onednn):
     assert type(layer.bfloat16()(_random(64, 40).bfloat16()).grad_fn).__name__ != BACKWARD
 
 
+@pytest.fixture
+def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor with AVX2 alone."""
+    monkeypatch.setitem(module._ways, "cpu", lambda: Cpu(False, False, has_bf16=False))
+
+
+def _assert_rounded(found: torch.Tensor, exact: torch.Tensor) -> None:
+    """To the nearest number of bf16, but where fp32 lies on the other side of the middle."""
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)
+
+
+def test_without_instructions_for_bf16_products_are_rounded_ones_of_fp32(without_bf16):
+    x, weight, bias, upstream = (
+        _random(*shape).bfloat16() for shape in ((4, 25, 40), (60, 40), (60,), (4, 25, 60))
+    )
+    found = _gradients(x, weight, upstream)
+    for mine, exact in zip(found, _gradients(x.double(), weight.double(), upstream), strict=True):
+        _assert_rounded(mine, exact)
+    exact = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
+    _assert_rounded(linear(x, weight, bias), exact)
+    left, right = x.flatten(0, 1), weight.T
+    _assert_rounded(product(left, right), left.double() @ right.double())
+    left, right = _random(3, 40, 50).bfloat16(), _random(3, 50, 7).bfloat16()
+    _assert_rounded(batched_product(left, right), left.double() @ right.double())
+
+
+def test_without_instructions_for_bf16_a_few_rows_are_torchs_own(without_bf16):
+    layer = Linear(40, 50).bfloat16()
+    assert type(layer(_random(32, 40).bfloat16()).grad_fn).__name__ == BACKWARD
+    assert type(layer(_random(31, 40).bfloat16()).grad_fn).__name__ != BACKWARD
+    assert type(layer.float()(_random(32, 40)).grad_fn).__name__ != BACKWARD
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_without_instructions_for_bf16_the_model_learns_the_same(without_bf16, monkeypatch, tied):
+    shape = ModelConfig(preset="llama-1m", width=64, heads=4, key_value_heads=2, layers=2, tied=tied).shape(
+        300, 64
+    )
+    results = []
+    for has_bf16 in (True, False):
+        monkeypatch.setitem(module._ways, "cpu", lambda has=has_bf16: Cpu(False, False, has_bf16=has))
+        model = Llama(shape)
+        model.init_weights(0)
+        model.bfloat16()
+        ids = torch.randint(0, 300, (3, 65), generator=torch.Generator().manual_seed(0))
+        loss = model(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        results.append({"loss": loss.detach(), **{name: p.grad for name, p in model.named_parameters()}})
+    for name, mine in results[1].items():
+        other = results[0][name]
+        assert mine.dtype == other.dtype, name
+        assert (mine - other).float().norm() < 0.02 * other.float().norm(), name
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_models_loss_and_gradients_do_not_depend_on_the_library(onednn, monkeypatch, tied):
     shape = ModelConfig(preset="llama-1m", width=64, heads=4, key_value_heads=2, layers=2, tied=tied).shape(
@@ -99,7 +154,7 @@ def test_the_models_loss_and_gradients_do_not_depend_on_the_library(onednn, monk
     )
     results = []
     for fast in (True, False):
-        monkeypatch.setitem(module._ways, "mkl is slow", lambda fast=fast: fast)
+        monkeypatch.setitem(module._ways, "cpu", lambda fast=fast: Cpu(fast, fast, has_bf16=True))
         model = Llama(shape)
         model.init_weights(0)
         ids = torch.randint(0, 300, (3, 65), generator=torch.Generator().manual_seed(0))
