@@ -11,15 +11,20 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from report import parser, say_load, show
+from torch import Tensor, nn
 from tuning_data import recipe
 
 from raypretrain.demo.reviews import content_key, read_reviews
+from raypretrain.finetuning import trial
+from raypretrain.finetuning.encode import Encoded
 from raypretrain.finetuning.head import FeatureCache
 from raypretrain.finetuning.rival import rival
-from raypretrain.finetuning.trial import run_trial
+from raypretrain.finetuning.train import features_of
 from raypretrain.finetuning.work import prepare
 
 TEST = 2000
@@ -36,6 +41,10 @@ def main() -> None:
     options.add_argument("--ways", default="head,full", help="of each base; the first only of one above 20 M")
     options.add_argument("--sets", default="one sentence,long")
     options.add_argument("--length", type=int, default=128)
+    options.add_argument("--inits", default="base,scratch", help="scratch: of the first base")
+    options.add_argument(
+        "--once", action="store_true", help="a base reads each text once, whatever draws have it"
+    )
     options.add_argument("--precision", default="fp32", help="of all networks: fp32 or bf16")
     given = options.parse_args()
     counts = [None if count == "all" else int(count) for count in given.labels.split(",")]
@@ -50,13 +59,34 @@ def main() -> None:
             _write(folder, SETS[chosen])
             rows = [_rival(folder, Path(bases[0][1]), counts, given.seeds)]
             for name, path in bases:
-                for init in ("base", "scratch") if (name, path) == bases[0] else ("base",):
+                for init in given.inits.split(","):
+                    if init == "scratch" and (name, path) != bases[0]:
+                        continue
+                    _VECTORS.clear()
+                    trial.features_of = remembered if given.once and init == "base" else features_of
                     for way in given.ways.split(","):
                         label = f"{name}, {way}" if init == "base" else f"{name}'s shape from scratch, {way}"
                         rows.append(_trials(folder, Path(path), label, way, init, counts, given))
-                        print(rows[-1], flush=True)
         columns = ["", *(f"{count or 'all'} labels" for count in counts), "seconds a trial"]
         show(f"reviews, {chosen}: test accuracy", columns, rows)
+
+
+def remembered(model: nn.Module, kind: Any, data: Encoded, pad: int) -> Tensor:
+    """As ``features_of``, but what was asked of the network before is not asked again.
+
+    Trials do not do so: a text's last bits depend on the others of its batch, and so would on what came before.
+    """
+    keys = [data.ids[data.starts[i] : data.starts[i + 1]].tobytes() for i in range(len(data))]
+    new = np.array([i for i, key in enumerate(keys) if key not in _VECTORS], dtype=np.int64)
+    if len(new):
+        _VECTORS.update(
+            zip((keys[i] for i in new), features_of(model, kind, data.take(new), pad), strict=True)
+        )
+    return torch.stack([_VECTORS[key] for key in keys])
+
+
+_VECTORS: dict[bytes, Tensor] = {}
+"""Of a base: a text's ids → what its network makes of it."""
 
 
 def _write(folder: Path, source: str) -> None:
@@ -100,14 +130,15 @@ def _trials(
         compute, task = {"precision": vars(given)["precision"]}, {"validation_examples": 500}
         wanted = recipe(folder, base, "trials", adapt=adapt, task=task, compute=compute)
         work = prepare(wanted, wanted.trials())
-        start, tokens = work.start(), work.tokens([(trial.task, trial.adapt) for trial in work.trials])
+        start, tokens = work.start(), work.tokens([(one.task, one.adapt) for one in work.trials])
         cache, scores = FeatureCache(), []
-        for trial in work.trials:
-            own = tokens[trial.task, trial.length]
-            found = run_trial(start, own, trial.adapt, work.trial_folder(trial), cache=cache)
+        for planned in work.trials:
+            own = tokens[planned.task, planned.length]
+            found = trial.run_trial(start, own, planned.adapt, work.trial_folder(planned), cache=cache)
             scores.append(found["test_accuracy"])
             seconds.append(found["seconds"])
         cells.append(_cell(scores))
+        print(f"{label}, {count or 'all'} labels: {cells[-1]}", flush=True)
     return [label, *cells, statistics.median(seconds)]
 
 

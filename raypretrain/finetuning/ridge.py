@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from raypretrain.finetuning.encode import Encoded
-from raypretrain.finetuning.kinds.kind import Solvable
+from raypretrain.finetuning.kinds.solvable import Solvable
 
 RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 FOLDS = 3

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from raypretrain.errors import RunError
 from raypretrain.finetuning.adapt import AdaptConfig
 from raypretrain.finetuning.encode import Encoded, batches
-from raypretrain.finetuning.kinds.kind import Batch, Kind, Solvable
+from raypretrain.finetuning.kinds.kind import Batch, Kind
+from raypretrain.finetuning.kinds.solvable import Solvable
 from raypretrain.finetuning.protect import Protection
 from raypretrain.finetuning.team import ALONE, Team
 from raypretrain.models.freezing import layer_of

@@ -22,7 +22,8 @@ from raypretrain.finetuning.best_epoch import BestEpoch, usual_goal
 from raypretrain.finetuning.encode import Encoded, TaskTokens
 from raypretrain.finetuning.forgetting import forgotten, recall
 from raypretrain.finetuning.head import FeatureCache
-from raypretrain.finetuning.kinds.kind import Solvable, shown
+from raypretrain.finetuning.kinds.kind import shown
+from raypretrain.finetuning.kinds.solvable import Solvable
 from raypretrain.finetuning.protect import Protection, blend_with
 from raypretrain.finetuning.results import Goal
 from raypretrain.finetuning.ridge import best_ridge

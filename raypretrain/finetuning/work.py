@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raypretrain.config import save_recipe
-from raypretrain.errors import InputError, RecipeError, RunError
+from raypretrain.errors import InputError, RunError
 from raypretrain.finetuning.adapt import AdaptConfig, sequences_needed
 from raypretrain.finetuning.base import BaseModel, open_base, pack
 from raypretrain.finetuning.base_text import BaseText, read_base_text
+from raypretrain.finetuning.checks import check_fit, check_shared
 from raypretrain.finetuning.encode import Draw, TaskTokens, encode_task
 from raypretrain.finetuning.history import HISTORY, settings_at_end
 from raypretrain.finetuning.recipe import FinetuneRecipe, Precision
 from raypretrain.finetuning.results import Goal
-from raypretrain.finetuning.space import SearchConfig, exchanges
+from raypretrain.finetuning.space import exchanges
 from raypretrain.finetuning.tasks import Task, load_task
 from raypretrain.storage import check_writable, write_atomic
 
@@ -148,7 +149,7 @@ def prepare(recipe: FinetuneRecipe, trials: Sequence[AdaptConfig]) -> Work:
     tasks = {config.name: load_task(config) for config in recipe.tasks}
     for task in tasks.values():
         check_fit(task, base, recipe.search, trials, recipe.base.text is not None)
-        _check_shared(task, recipe.compute.workers_per_trial)
+        check_shared(task, recipe.compute.workers_per_trial)
     check_writable(recipe.run.folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, folder / "recipe.yaml")
@@ -183,54 +184,6 @@ def _text(
                 steps = adapt.epochs * math.ceil(len(task.draw(adapt.seed, adapt.examples)) / adapt.batch)
                 needed = max(needed, sequences_needed(adapt.replay, adapt.batch, steps)[1])
     return read_base_text(config, base.folder, base.shape, replay=needed, seed=recipe.run.seed)
-
-
-def check_fit(
-    task: Task, base: BaseModel, search: SearchConfig, trials: Sequence[AdaptConfig], has_text: bool
-) -> None:
-    """Refuse a task that the base model, the metric or a way does not fit.
-
-    Raises:
-        RaypretrainError: with what would fit.
-    """
-    kind, name = task.kind, task.config.kind
-    objective = base.shape.objective
-    if objective not in kind.objectives:
-        wanted = "a decoder, which predicts the next token" if "causal" in kind.objectives else "an encoder"
-        raise RecipeError(
-            f"task '{task.name}': {name} needs {wanted}, and the base model is a {base.shape.family}",
-            where=str(base.folder),
-        )
-    search.metric_of(kind)
-    for adapt in trials:
-        if not has_text and (adapt.held.replay or adapt.held.most_forgetting is not None):
-            key = "replay" if adapt.held.replay else "most_forgetting"
-            raise RecipeError(f"adapt.{key} needs the text of the base", fix="give base.text")
-        if adapt.way == "head" and not kind.solvable:
-            raise RecipeError(
-                f"task '{task.name}': there is no head to solve for in {name}", fix="take way: full or lora"
-            )
-        if kind.solvable and adapt.pooling not in base.poolings:
-            raise RecipeError(
-                f"adapt.pooling: {adapt.pooling} means nothing in a {base.shape.family}",
-                fix=f"set it to {' or '.join(base.poolings)}",
-            )
-        count = len(task.draw(adapt.seed, adapt.examples))
-        if adapt.way != "head" and count < adapt.batch:
-            raise InputError(
-                f"task '{task.name}' has {count} examples to train on, fewer than a batch of {adapt.batch}",
-                fix=f"set adapt.batch to at most {count}, or give more examples",
-            )
-
-
-def _check_shared(task: Task, workers: int) -> None:
-    if workers > 1 and not task.kind.divisible:
-        raise RecipeError(
-            f"task '{task.name}': {workers} workers cannot share a batch of {task.config.kind}, "
-            "whose loss is no mean over its examples",
-            where="compute.workers_per_trial",
-            fix="set it to 1",
-        )
 
 
 def planned(work: Work, task: str, adapt: AdaptConfig) -> PlannedTrial:

@@ -15,7 +15,8 @@ from raypretrain.finetuning.encode import NO_TARGET, Encoded, Encoder, flat, sta
 from raypretrain.finetuning.entities import OUTSIDE, check_iob2, entity_scores, repair_iob2
 from raypretrain.finetuning.head import solve_classes
 from raypretrain.finetuning.kinds.classify import labels_to_learn
-from raypretrain.finetuning.kinds.kind import Batch, Details, Row, Solvable, balanced, check_known
+from raypretrain.finetuning.kinds.kind import Batch, Details, Row, balanced, check_known
+from raypretrain.finetuning.kinds.solvable import Solvable
 from raypretrain.finetuning.labelled import Example
 from raypretrain.finetuning.rows import LabelledFile, token_place
 from raypretrain.finetuning.scores import NO_CLASS, class_losses, confusion, macro_f1, per_label

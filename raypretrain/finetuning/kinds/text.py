@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raypretrain.finetuning.encode import Encoded, Encoder, flat, starts_of
-from raypretrain.finetuning.kinds.kind import Batch, Row, Solvable
+from raypretrain.finetuning.kinds.kind import Batch, Row
+from raypretrain.finetuning.kinds.solvable import Solvable
 from raypretrain.finetuning.labelled import Example
 from raypretrain.finetuning.rows import LabelledFile, text_of
 
