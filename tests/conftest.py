@@ -13,9 +13,13 @@ from pathlib import Path
 
 import pytest
 from command import RECIPE, Command
+from hypothesis import settings
 from s3_server import S3Server, weed_server
 
 pytest_plugins = ["fault_table"]
+
+settings.register_profile("untimed", deadline=None)  # on a busy machine an example may take any time
+settings.load_profile("untimed")
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

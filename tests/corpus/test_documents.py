@@ -97,7 +97,7 @@ def test_blocks_stand_between_empty_lines(tmp_path, fragment_bytes):
     assert read_all(corpus(tmp_path, documents="block"), fragment_bytes) == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     data=st.text(alphabet="ab\n\r", max_size=60).map(str.encode),
     cuts=st.lists(st.integers(1, 60), max_size=4),

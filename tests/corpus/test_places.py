@@ -52,7 +52,7 @@ def test_every_line_of_a_text_leads_to_the_document_that_it_is_part_of(tmp_path,
     assert [source.place(d.position) for d in found] == [f"{path}:{line}" for line in begins]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(text=st.text(alphabet="ab\n\r", min_size=1, max_size=40), documents=st.sampled_from(["line", "block"]))
 def test_place_and_position_are_inverse_for_any_text(tmp_path_factory, text, documents):
     path = write(tmp_path_factory.mktemp("places") / "a.txt", text.encode())

@@ -60,7 +60,7 @@ def test_a_bad_record_ends_the_reading_if_it_is_an_error_or_nobody_collects_it(t
         assert not bad
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kinds=st.lists(st.sampled_from(["good", "empty", *BAD_LINES]), max_size=40),
     fragment_bytes=st.integers(1, 300),

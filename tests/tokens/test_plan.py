@@ -38,7 +38,7 @@ def sequences(of: Plan, sizes: list[list[int]], windows: int) -> list[list[int]]
 corpora = st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=8), min_size=1, max_size=3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     sizes=corpora,
     weights=st.lists(st.one_of(st.none(), st.floats(0.2, 5)), min_size=3, max_size=3),
@@ -157,7 +157,7 @@ def test_weights_are_shares_of_tokens_where_the_sources_differ_in_density() -> N
     np.testing.assert_allclose(tokens / tokens.sum(), [1 / 4, 3 / 4], rtol=0.01)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     sizes=corpora,
     window=st.integers(1, 200),
@@ -184,7 +184,7 @@ def test_a_source_comes_as_often_as_its_epochs_allow_and_then_the_others_fill_th
         assert list(made.windows_from(made.end)) == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     sizes=corpora,
     window=st.integers(1, 200),

@@ -52,7 +52,7 @@ def loses_nothing(tokenizer, text):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_text_comes_back_as_it_was(kind, tokenizers):
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(st.one_of(st.text(), st.text(alphabet=" \n\t\r\0\u2581\u2028aZ.,0é漢😀<>xs/", max_size=80)))
     @example(f"{SPACE} {SPACE}{SPACE}a{SPACE}\n")
     @example("  leading,    inside, trailing   ")

@@ -49,7 +49,7 @@ def test_any_text_comes_back_as_it_was(kind: str) -> None:
     tokenizer = tokenizer_of(kind)
     assert tokenizer.lossless
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(TEXTS)
     @example(ODD[5])
     @example(ODD[7])
@@ -93,7 +93,7 @@ def as_bytes_of_characters(text: str) -> list[int]:
 def test_spans_cover_the_text_and_bytes_add_up(kind: str) -> None:
     tokenizer = tokenizer_of(kind)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(TEXTS)
     def check(text: str) -> None:
         spans, sizes, ids = tokenizer.spans(text), tokenizer.token_bytes(text), tokenizer.encode(text)

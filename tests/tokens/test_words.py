@@ -48,7 +48,7 @@ def test_characters_of_a_kind(characters: str, kind: str):
         assert [len(words) - 1 for words in cuts] == [int(example == kind) for example in KINDS], character
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.text(alphabet=" \n\xa0\u2028a5.'é\u0301漢😀!", max_size=12), max_size=8))
 def test_a_batch_has_the_ids_of_its_texts(texts: list[str]):
     for cut in (BEFORE_SPACE, LETTERS):
