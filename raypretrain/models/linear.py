@@ -121,7 +121,12 @@ def _suits_onednn(x: Tensor) -> bool:
 
 def wants_fp32(x: Tensor) -> bool:
     """Whether products of ``x`` in bf16 are faster in fp32, conversions included."""
-    return _is_of(x, torch.bfloat16) and not _ways["cpu"]().has_bf16
+    return _is_of(x, torch.bfloat16) and not has_bf16(x.device)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether products in bf16 are no slower there than in fp32."""
+    return device.type != "cpu" or bool(_ways["cpu"]().has_bf16)
 
 
 def _is_of(x: Tensor, dtype: torch.dtype) -> bool:

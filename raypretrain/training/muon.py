@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim._muon import _zeropower_via_newtonschulz
 
+from raypretrain.models.linear import has_bf16
 from raypretrain.training.optimizer import VetoedAdamW, adam_step, parameter_groups
 from raypretrain.training.settings import EngineSettings
 
@@ -137,10 +138,19 @@ def orthogonal(matrix: Tensor) -> Tensor:
         matrix: [outputs, inputs].
 
     Returns:
-        In bf16: five iterations of Newton and Schulz, with Jordan's coefficients.
+        Five iterations of Newton and Schulz, with Jordan's coefficients, in bf16; in fp32 on a CPU without it.
     """
-    made: Tensor = _zeropower_via_newtonschulz(matrix, _COEFFICIENTS, _ITERATIONS, _LEAST_NORM)
-    return made
+    if has_bf16(matrix.device):
+        made: Tensor = _zeropower_via_newtonschulz(matrix, _COEFFICIENTS, _ITERATIONS, _LEAST_NORM)
+        return made
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix).float()
+    x = x / x.norm().clamp(min=_LEAST_NORM)
+    first, second, third = _COEFFICIENTS
+    for _ in range(_ITERATIONS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=second, alpha=third), x, beta=first)
+    return x.T if tall else x
 
 
 def pieces_of(optimizer: Any, zero: int, device: torch.device) -> dict[int, list[Piece]]:

@@ -24,6 +24,7 @@ from test_engine_resize import (
     stage,
 )
 
+from raypretrain.models import linear
 from raypretrain.models.config import ModelConfig
 from raypretrain.models.families import build
 from raypretrain.models.llama import Llama
@@ -120,12 +121,16 @@ def test_a_resized_run_goes_on_as_one_that_was_not_resized(
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("has_bf16", [True, False])
 @pytest.mark.parametrize("size", [(24, 24), (16, 48), (48, 16)])
 def test_an_orthogonal_update_has_the_gradients_directions_and_singular_values_of_about_one(
-    size: tuple[int, int],
+    size: tuple[int, int], has_bf16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(linear._ways, "cpu", lambda: linear.Cpu(False, False, has_bf16))
     matrix = torch.randn(size, generator=torch.Generator().manual_seed(0))
-    made = orthogonal(matrix).float()
+    made = orthogonal(matrix)
+    assert made.dtype == (torch.bfloat16 if has_bf16 else torch.float32)
+    made = made.float()
     values = torch.linalg.svdvals(made)
     assert values.min() > 0.6
     assert values.max() < 1.3
