@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from raypretrain import __version__, clustercli, plancli, runcli, tunecli
+from raypretrain import __version__, clustercli, corpuscli, plancli, runcli, tunecli
 from raypretrain.cliparts import AsJson, Model, Overrides, Recipe, nothing_else_on_stdout, show
 from raypretrain.errors import RaypretrainError
 
@@ -34,10 +34,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-tokenizer_app = typer.Typer(help="Tokenizers.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(tokenizer_app, name="tokenizer")
-corpus_app = typer.Typer(help="Corpora.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(corpus_app, name="corpus")
+app.add_typer(corpuscli.tokenizer_app, name="tokenizer")
+app.add_typer(corpuscli.corpus_app, name="corpus")
 
 
 def _version(wanted: bool) -> None:
@@ -117,90 +115,6 @@ def pretrain(
     show(values, as_json, lambda values: print_outcome(outcome))
     if outcome.signal:
         raise typer.Exit(128 + outcome.signal)
-
-
-@tokenizer_app.command("train")
-def tokenizer_train(
-    paths: Annotated[list[str], typer.Argument(help="Files, folders or globs of raw text; local or s3://.")],
-    to: Annotated[Path, typer.Option("--to", help="The .model file to write.")],
-    vocabulary: Annotated[str, typer.Option(help="Number of pieces, e.g. 16384 or 32K.")] = "16384",
-    kind: Annotated[str, typer.Option(help="bpe or unigram.")] = "bpe",
-    sample: Annotated[str, typer.Option(help="Bytes of text to train on, e.g. 20MB.")] = "20MB",
-    text: Annotated[str, typer.Option(help="The key or column that holds the text.")] = "text",
-    as_json: AsJson = False,
-) -> None:
-    """Train a SentencePiece tokenizer that is lossless on any text.
-
-    \b
-    Example:
-      raypretrain tokenizer train 'data/*.jsonl.zst' --to tokenizer.model --vocabulary 16384
-    """
-    from raypretrain.tokens.commands import train_from_files
-
-    result = train_from_files(paths, to, {"vocabulary": vocabulary, "kind": kind, "sample": sample}, text)
-    _print(
-        result,
-        as_json,
-        "{path}: {vocabulary:,} pieces, {bytes_per_token:.2f} bytes a token on its own sample",
-    )
-
-
-@corpus_app.command("inspect")
-def corpus_inspect(
-    recipe: Recipe,
-    overrides: Overrides = None,
-    sample: Annotated[str, typer.Option(help="Bytes of text to read, e.g. 20MB.")] = "20MB",
-    as_json: AsJson = False,
-) -> None:
-    """Say what the corpus of RECIPE holds, and what its run would make of it. Writes nothing, needs no Ray.
-
-    \b
-    Examples:
-      raypretrain corpus inspect jobs/pretrain-small.yaml
-      raypretrain corpus inspect jobs/pretrain-small.yaml --sample 200MB --json
-    """
-    from raypretrain.config import load_recipe
-    from raypretrain.console import CopyView, print_inspected
-    from raypretrain.training.inspecting import inspect_corpus
-    from raypretrain.training.recipe import PretrainRecipe
-
-    size = _count("--sample", sample)
-    with CopyView() as view:
-        found = inspect_corpus(load_recipe(recipe, PretrainRecipe, overrides or []), size, view.say)
-    show(found, as_json, print_inspected)
-
-
-@corpus_app.command("tokenize")
-def corpus_tokenize(
-    recipe: Recipe,
-    to: Annotated[str, typer.Option("--to", metavar="URL", help="A folder, or s3://BUCKET/PREFIX.")],
-    overrides: Overrides = None,
-    steps: Annotated[str | None, typer.Option(help="Enough for so many steps; by default the run's.")] = None,
-    endpoint_url: Annotated[
-        str | None, typer.Option(help="Of an S3-compatible store that is not AWS.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write what a run of RECIPE would read as a tokenized copy; the same command again goes on where it stopped.
-
-    \b
-    Examples:
-      raypretrain corpus tokenize jobs/pretrain-small.yaml --to copy
-      raypretrain pretrain jobs/pretrain-small.yaml --set corpus.tokenized=copy
-    """
-    from raypretrain.config import load_recipe
-    from raypretrain.console import CopyView
-    from raypretrain.training.recipe import PretrainRecipe
-    from raypretrain.training.tokenizing import tokenize
-
-    number = _count("--steps", steps) if steps is not None else None
-    with CopyView() as view:
-        loaded = load_recipe(recipe, PretrainRecipe, overrides or [])
-        result = tokenize(loaded, to, view.watch, number, endpoint_url)
-    line = (
-        "{url}: {files} files, {steps:,} steps, {sequences:,} sequences, {tokens:,} tokens, {bytes:,} bytes"
-    )
-    _print(result, as_json, line)
 
 
 @app.command("import")
@@ -328,22 +242,6 @@ def demo(
 
     result = run(folder, quick=quick)
     show(result, as_json, lambda result: None)  # it was shown while it came
-
-
-def _count(option: str, text: str) -> int:
-    from raypretrain.config import parse_count
-
-    try:
-        count = parse_count(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{option}: {error}") from None
-    if not isinstance(count, int) or count < 1:
-        raise typer.BadParameter(f"{option}: '{text}' is not at least 1")
-    return count
-
-
-def _print(values: dict[str, Any], as_json: bool, line: str) -> None:
-    show(values, as_json, lambda values: print(line.format(**values)))
 
 
 def main() -> None:

@@ -49,3 +49,25 @@ def nothing_else_on_stdout() -> Iterator[None]:
         _real_stdout = None
         # Ray prints what it has held back when the process ends; what was registered last runs first.
         atexit.register(setattr, sys, "stdout", sys.stderr)
+
+
+def show_line(values: dict[str, Any], as_json: bool, line: str) -> None:
+    """The same, as a line with places for the values."""
+    show(values, as_json, lambda values: print(line.format(**values)))
+
+
+def count_of(option: str, text: str) -> int:
+    """What an option says, as a recipe may write it: ``20MB``.
+
+    Raises:
+        typer.BadParameter: it is no count of at least 1.
+    """
+    from raypretrain.config import parse_count
+
+    try:
+        count = parse_count(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option}: {error}") from None
+    if not isinstance(count, int) or count < 1:
+        raise typer.BadParameter(f"{option}: '{text}' is not at least 1")
+    return count

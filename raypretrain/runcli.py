@@ -152,7 +152,7 @@ def trace(
       raypretrain trace runs/pretrain-small --step 120 --text
       raypretrain trace runs/pretrain-small --document data/shard-3.jsonl:17
     """
-    from raypretrain.console import print_traced_document, print_traced_step
+    from raypretrain.corpusview import print_traced_document, print_traced_step
     from raypretrain.training.tracing import trace_document, trace_step
 
     if (step is None) == (document is None):

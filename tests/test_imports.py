@@ -16,11 +16,13 @@ PACKAGE = Path(__file__).parent.parent / "raypretrain"
 ORDER = [
     "cli",
     "clustercli",
+    "corpuscli",
     "plancli",
     "runcli",
     "tunecli",
     "cliparts",
     "demo",
+    "corpusview",
     "doctorview",
     "jobsview",
     "evaluationview",

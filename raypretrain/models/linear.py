@@ -125,7 +125,7 @@ def wants_fp32(x: Tensor) -> bool:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether products in bf16 are no slower there than in fp32."""
+    """Whether torch's products in bf16 are more there than a plain loop."""
     return device.type != "cpu" or bool(_ways["cpu"]().has_bf16)
 
 
