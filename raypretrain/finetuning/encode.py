@@ -21,6 +21,8 @@ Draw = tuple[int, int | None]
 
 NO_TARGET = -100
 """The target of a token that has none, as torch's losses want it."""
+COLUMNS = 8
+"""Of a batch, or a multiple: oneDNN keeps code and memory for each shape it has met, up to a gigabyte in all."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,12 @@ class Encoded:
         """The sequences of the examples at ``places``, padded on the right.
 
         Returns:
-            ids int64 [R, longest]; lengths int64 [R]; targets [examples, …] or int64 [R, longest].
+            ids int64 [R, L]; lengths int64 [R]; targets [examples, …] or int64 [R, L]. L is the longest length or,
+            within what any example has, the next multiple of :data:`COLUMNS`.
         """
         rows = self._rows(places)
         lengths = self.starts[rows + 1] - self.starts[rows]
-        ids = np.full((len(rows), int(lengths.max())), pad, dtype=np.int64)
+        ids = np.full((len(rows), self._columns(lengths)), pad, dtype=np.int64)
         targets = np.full(ids.shape, NO_TARGET, dtype=np.int64) if self.of_tokens else self.targets[places]
         for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             own = slice(self.starts[row], self.starts[row] + length)
@@ -93,12 +96,12 @@ class Encoded:
         """The sequences of the examples at ``places`` in few rows: the longest first, each where it fits best.
 
         Returns:
-            ids int64 [R, longest]; starts int64 [R, longest], the column at which each position's sequence begins;
-            targets int64 [R, longest].
+            ids int64 [R, L]; starts int64 [R, L], the column at which each position's sequence begins; targets
+            int64 [R, L]; L as of :meth:`padded`.
         """
         sequences = self._rows(places)
         lengths = self.starts[sequences + 1] - self.starts[sequences]
-        longest = int(lengths.max())
+        longest = self._columns(lengths)
         rows: list[list[int]] = []
         room: list[int] = []
         for i in np.argsort(-lengths, kind="stable").tolist():
@@ -122,6 +125,9 @@ class Encoded:
                 column = stop
             starts[r, column:] = column
         return ids, starts, targets
+
+    def _columns(self, lengths: np.ndarray) -> int:
+        return int(min(-(-lengths.max() // COLUMNS) * COLUMNS, np.diff(self.starts).max()))
 
     def _rows(self, places: np.ndarray) -> np.ndarray:
         rows: np.ndarray = (np.asarray(places)[:, None] * self.group + np.arange(self.group)).ravel()

@@ -144,3 +144,15 @@ def test_packed_rows_hold_every_sequence_once_and_have_the_loss_of_padded_ones()
         together = network(*map(torch.from_numpy, (ids, targets)), starts=torch.from_numpy(starts))
         apart = network(torch.from_numpy(padded[0]), torch.from_numpy(padded[2]))
     torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("chosen", "columns"), [([0], 8), ([1], 8), ([2], 16), ([0, 2], 16), ([3], 29)])
+def test_batches_have_few_different_lengths_and_none_beyond_what_the_examples_have(chosen, columns):
+    lengths = [3, 8, 9, 29]
+    targets = np.arange(sum(lengths))
+    data = Encoded(np.arange(1, sum(lengths) + 1), starts_of(lengths), targets, of_tokens=True)
+    ids, own, targets = data.padded(np.array(chosen), pad=0)
+    assert ids.shape == targets.shape == (len(chosen), columns)
+    assert own.tolist() == [lengths[i] for i in chosen]
+    assert (ids != 0).sum() == (targets != -100).sum() == own.sum()
+    assert data.packed(np.array(chosen), pad=0)[0].shape[1] == columns
