@@ -2,10 +2,10 @@
 
 For fp32 torch calls MKL, which leaves AVX-512 to Intel's own processors. oneDNN, which torch has as well, uses it
 wherever it is: on an AMD EPYC with Zen 5 cores its products in fp32 take less than half the time. With AVX2 alone, on
-Zen 3, it is up to a quarter faster where rows are multiplied by a weight, and MKL where a weight gets its gradient.
+Zen 3, it is mostly faster, by up to a quarter, where rows meet a weight, and MKL where a weight gets its gradient.
 
-For bf16 torch calls oneDNN where the processor has AVX-512 or better, and elsewhere a loop that is six to ten times
-slower than fp32. There products are computed in fp32 and rounded, as hardware for bf16 does it.
+For bf16 torch calls oneDNN where the processor has AVX-512 or better, and elsewhere a loop that is five to
+seventeen times slower than fp32. There products are computed in fp32 and rounded, as hardware for bf16 does it.
 """
 
 from __future__ import annotations

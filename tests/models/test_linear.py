@@ -9,14 +9,15 @@ from raypretrain.models.linear import Cpu, Linear, batched_product, linear, prod
 from raypretrain.models.llama import Llama
 
 BACKWARD = "_LinearBackward"
+with_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
 
-@pytest.fixture
-def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a processor where it is the faster one."""
+@pytest.fixture(params=[True, False], ids=["AVX-512", "AVX2"])
+def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor where it is the faster one: for all products, or for rows times a weight."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
-    monkeypatch.setitem(module._ways, "cpu", lambda: Cpu(True, True, has_bf16=True))
+    monkeypatch.setitem(module._ways, "cpu", lambda: Cpu(True, request.param, has_bf16=True))
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -126,41 +127,54 @@ def test_without_instructions_for_bf16_a_few_rows_are_torchs_own(without_bf16):
     assert type(layer.float()(_random(32, 40)).grad_fn).__name__ != BACKWARD
 
 
+def _learned(
+    cpu: Cpu, monkeypatch: pytest.MonkeyPatch, tied: bool, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """A model's loss and gradients, as on such a processor."""
+    monkeypatch.setitem(module._ways, "cpu", lambda: cpu)
+    sizes = ModelConfig(preset="llama-1m", width=64, heads=4, key_value_heads=2, layers=2, tied=tied)
+    model = Llama(sizes.shape(300, 64))
+    model.init_weights(0)
+    model.to(dtype)
+    ids = torch.randint(0, 300, (3, 65), generator=torch.Generator().manual_seed(0))
+    loss = model(ids[:, :-1], ids[:, 1:])
+    loss.backward()
+    return {"loss": loss.detach(), **{name: p.grad for name, p in model.named_parameters()}}
+
+
+@with_onednn
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
-def test_without_instructions_for_bf16_the_model_learns_the_same(without_bf16, monkeypatch, tied):
-    shape = ModelConfig(preset="llama-1m", width=64, heads=4, key_value_heads=2, layers=2, tied=tied).shape(
-        300, 64
-    )
-    results = []
-    for has_bf16 in (True, False):
-        monkeypatch.setitem(module._ways, "cpu", lambda has=has_bf16: Cpu(False, False, has_bf16=has))
-        model = Llama(shape)
-        model.init_weights(0)
-        model.bfloat16()
-        ids = torch.randint(0, 300, (3, 65), generator=torch.Generator().manual_seed(0))
-        loss = model(ids[:, :-1], ids[:, 1:])
-        loss.backward()
-        results.append({"loss": loss.detach(), **{name: p.grad for name, p in model.named_parameters()}})
-    for name, mine in results[1].items():
-        other = results[0][name]
+def test_without_instructions_for_bf16_the_model_learns_the_same(monkeypatch, tied, fast):
+    others = _learned(Cpu(False, False, has_bf16=True), monkeypatch, tied, torch.bfloat16)
+    for name, mine in _learned(Cpu(fast, False, has_bf16=False), monkeypatch, tied, torch.bfloat16).items():
+        other = others[name]
         assert mine.dtype == other.dtype, name
         assert (mine - other).float().norm() < 0.02 * other.float().norm(), name
 
 
+@with_onednn
+@pytest.mark.parametrize("all_products", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_models_loss_and_gradients_do_not_depend_on_the_library(onednn, monkeypatch, tied):
-    shape = ModelConfig(preset="llama-1m", width=64, heads=4, key_value_heads=2, layers=2, tied=tied).shape(
-        300, 64
-    )
-    results = []
-    for fast in (True, False):
-        monkeypatch.setitem(module._ways, "cpu", lambda fast=fast: Cpu(fast, fast, has_bf16=True))
-        model = Llama(shape)
-        model.init_weights(0)
-        ids = torch.randint(0, 300, (3, 65), generator=torch.Generator().manual_seed(0))
-        loss = model(ids[:, :-1], ids[:, 1:])
-        loss.backward()
-        results.append({"loss": loss.detach(), **{name: p.grad for name, p in model.named_parameters()}})
-    for name, mine in results[0].items():
-        torch.testing.assert_close(mine, results[1][name], rtol=1e-4, atol=1e-6, msg=name)
+def test_the_models_loss_and_gradients_do_not_depend_on_the_library(monkeypatch, tied, all_products):
+    others = _learned(Cpu(False, False, has_bf16=True), monkeypatch, tied, torch.float32)
+    for name, mine in _learned(
+        Cpu(True, all_products, has_bf16=True), monkeypatch, tied, torch.float32
+    ).items():
+        torch.testing.assert_close(mine, others[name], rtol=1e-4, atol=1e-6, msg=name)
         assert mine.is_contiguous(), name
+
+
+@with_onednn
+@pytest.mark.parametrize(
+    ("level", "intels", "fast", "lacks"),
+    [
+        ("AVX512", False, True, True), ("AVX2", False, True, False), ("AVX512", True, False, False),
+        ("AVX2", True, False, False), ("DEFAULT", False, False, False),
+    ],
+)  # fmt: skip
+def test_who_multiplies_follows_from_the_processor(monkeypatch, level, intels, fast, lacks):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: level)
+    monkeypatch.setattr(module, "_is_intels", lambda: intels)
+    found = module.this_cpu.__wrapped__()
+    assert (found.onednn_is_fast, found.mkl_lacks_avx512) == (fast, lacks)
