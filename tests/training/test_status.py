@@ -202,15 +202,9 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
-def test_the_command_answers_at_once_and_without_torch(lost: Made) -> None:
-    took = []
-    for _ in range(4):
-        begun = time.perf_counter()
-        done = command(lost.folder.path)
-        took.append(time.perf_counter() - begun)
-        assert (done.returncode, done.stderr) == (0, "[]\n")
-    assert min(took) < 0.5
+def test_the_command_answers_without_what_is_slow_to_import(lost: Made) -> None:
+    done = command(lost.folder.path)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
     for part in (
         "20 of 100 (20.0%), 20,000 tokens", "failed: its driver was killed", "500 tokens/s with 2 workers",
         "6.0000 → 5.0000 nats a token", "worker 1 was lost (node 10.0.0.2, pid 7)", "goodput",
