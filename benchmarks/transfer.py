@@ -45,6 +45,7 @@ def main() -> None:
     options.add_argument(
         "--once", action="store_true", help="a base reads each text once, whatever draws have it"
     )
+    options.add_argument("--threads", type=int, default=2)
     options.add_argument("--precision", default="fp32", help="of all networks: fp32 or bf16")
     given = options.parse_args()
     counts = [None if count == "all" else int(count) for count in given.labels.split(",")]
@@ -52,7 +53,7 @@ def main() -> None:
         counts, given.seeds = [200], 1
     bases = [base.partition("=")[::2] for base in given.base]
     say_load()
-    torch.set_num_threads(2)
+    torch.set_num_threads(given.threads)
     for chosen in given.sets.split(","):
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)

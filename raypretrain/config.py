@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
 
 from raypretrain.errors import RecipeError
+from raypretrain.recipe_lines import lines_of, place_of
 
 
 class Config(BaseModel):
@@ -104,7 +105,7 @@ def load_recipe(path: str | Path, schema: type[C], overrides: Iterable[str] = ()
         raise RecipeError(f"cannot be read ({error})", where=str(path)) from None
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines = _lines_of(root, path)
+        lines = lines_of(root, path)
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -221,36 +222,13 @@ def _typed(value: Any) -> Any:
     return Typed(value) if isinstance(value, str) else value
 
 
-def _lines_of(root: yaml.Node | None, path: Path) -> dict[tuple[str, ...], int]:
-    """The line of every key. YAML itself would let a second value of a key silently replace the first."""
-    lines: dict[tuple[str, ...], int] = {}
-    for key, line in _key_lines(root):
-        if key in lines:
-            raise RecipeError(f"the key '{'.'.join(key)}' is given twice", where=f"{path}:{line}")
-        lines[key] = line
-    return lines
-
-
-def _key_lines(node: yaml.Node | None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
-    """The line (from 1) of every key of a composed YAML document."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*path, str(key.value))
-            yield here, key.start_mark.line + 1
-            yield from _key_lines(value, here)
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            yield (*path, str(i)), value.start_mark.line + 1
-            yield from _key_lines(value, (*path, str(i)))
-
-
 def _recipe_error(
     detail: Any, schema: type[Config], where: str, lines: dict[tuple[str, ...], int]
 ) -> RecipeError:
     location = tuple(str(part) for part in detail["loc"])
     keys = [part for part in location if not part.startswith(("function-", "union", "tagged"))]
     key = ".".join(keys)
-    line, place = _place(location, key, where, lines)
+    line, place = place_of(location, key, where, lines)
     if detail["type"] == "extra_forbidden":
         known = _known_keys(schema, location[:-1])
         guess = nearest(location[-1], known)
@@ -267,19 +245,11 @@ def _recipe_error(
     return RecipeError(f"{subject}{message}{shown}", where=place)
 
 
-def _place(
-    location: tuple[str, ...], key: str, where: str, lines: dict[tuple[str, ...], int]
-) -> tuple[int | None, str]:
-    """The line of a key, 0 if ``--set`` gave it, and how a user is told of the place."""
-    line = next((lines[p] for n in range(len(location), 0, -1) if (p := location[:n]) in lines), None)
-    return line, f"--set {key}" if line == 0 else where if line is None else f"{where}:{line}"
-
-
 def _refuse_passwords(values: dict[str, Any], where: str, lines: dict[tuple[str, ...], int]) -> None:
     """Refuse a URL with a password, without showing it: it would stand in every copy of the recipe."""
     for key, value in flatten(values).items():
         if isinstance(value, str) and _PASSWORD.search(value):
-            line, place = _place(tuple(key.split(".")), key, where, lines)
+            line, place = place_of(tuple(key.split(".")), key, where, lines)
             raise RecipeError(
                 f"{key}: a URL with a password in it" if line else "a URL with a password in it",
                 where=place,

@@ -42,6 +42,7 @@ ORDER = [
     "local",
     "buckets",
     "config",
+    "recipe_lines",
     "errors",
 ]
 FOUNDATION = {"config", "errors"}

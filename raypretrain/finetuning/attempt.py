@@ -1,6 +1,11 @@
 """What Ray Tune runs in a trial's process."""
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+import gc
+
+gc.disable()  # it goes through all that is imported, again and again: half a second of a process' start
 
 import tempfile
 import traceback
@@ -23,6 +28,8 @@ from raypretrain.finetuning.start import Start
 from raypretrain.finetuning.trial import Save, run_trial
 from raypretrain.finetuning.work import write_failure
 from raypretrain.finetuning.workers import Order, lead
+
+gc.enable()
 
 _CACHE = FeatureCache()
 """Of a trial's process: Tune gives the process to the next trial of the same search."""

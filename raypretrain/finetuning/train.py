@@ -18,6 +18,7 @@ from raypretrain.finetuning.kinds.solvable import Solvable
 from raypretrain.finetuning.protect import Protection
 from raypretrain.finetuning.team import ALONE, Team
 from raypretrain.models.freezing import layer_of
+from raypretrain.training.optimizer import VetoedAdamW
 
 EVALUATION_BATCH = 64
 
@@ -257,7 +258,7 @@ def _optimizer(model: nn.Module, adapt: AdaptConfig, masters: Masters) -> torch.
         {"params": weights, "peak": rate, "weight_decay": adapt.weight_decay if decays else 0.0}
         for (rate, decays, _), weights in groups.items()
     ]
-    return torch.optim.AdamW(made, lr=adapt.learning_rate, fused=True)
+    return VetoedAdamW(made, lr=adapt.learning_rate, fused=True)
 
 
 def _share(step: int, total: int, warmup: float) -> float:

@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from raypretrain.tokens.cursor import Cursor, fingerprint_rows, format_fingerprint
 from raypretrain.tokens.dealer import StepRows
-from raypretrain.tokens.objectives import IGNORED, Objective
 from raypretrain.training.checkpoint import Standing
 from raypretrain.training.engine import Engine
 from raypretrain.training.evaluation import HeldOut, Rows, bits_per_byte, losses_by_source
 from raypretrain.training.guard import Guard, GuardConfig, Verdict, odd_ones_out
 from raypretrain.training.length import Length
-from raypretrain.training.microbatch import MicroBatch
+from raypretrain.training.microbatch import Place, micro_batches, on_device
 from raypretrain.training.requests import Regroup, Request, agree
 from raypretrain.training.schedule import learning_rate
 from raypretrain.training.training_config import TrainingConfig
-
-
-@dataclass(frozen=True)
-class Place:
-    """This worker's place among the workers, how it computes, what is learned, and whether documents stay apart.
-
-    Args:
-        micro_batches: of all workers, in a step whose batch is full.
-        together: so many neighbouring workers share each sequence.
-    """
-
-    rank: int
-    world: int
-    micro_batch: int
-    device: torch.device
-    objective: Objective
-    boundaries: bool
-    micro_batches: int
-    together: int = 1
-
-    def columns(self, length: int) -> slice:
-        """This worker's, of sequences of ``length`` tokens."""
-        part = length // self.together
-        return slice(self.rank % self.together * part, (self.rank % self.together + 1) * part)
 
 
 class Hooks(Protocol):
@@ -201,27 +173,6 @@ def replicas_due(step: int, guard: GuardConfig, hooks: Hooks) -> bool:
     return every > 0 and (step % every == 0 or hooks.save_due(step))
 
 
-def micro_batches(rows: StepRows, place: Place) -> Iterator[MicroBatch]:
-    """A step's rows.
-
-    The loss of a micro-batch is the mean over its targets. The engine takes the mean of these means as if there
-    were as many micro-batches as in a full batch; weighted, that is the mean over all targets of the step, however they
-    are shared out, and however many there are.
-    """
-    sequences = rows.sequences
-    size = math.gcd(len(sequences), place.micro_batch)
-    columns = place.columns(sequences.tokens.shape[1])
-    for start in range(0, len(sequences), size):
-        part = slice(start, start + size)
-        whole = place.objective.examples(sequences[part], rows.places[part])
-        ids, wanted = (np.ascontiguousarray(values[:, columns]) for values in whole)
-        targets = int((wanted != IGNORED).sum())
-        if not targets:  # all workers have to take part: it predicts something, and counts nothing
-            wanted[0, 0] = ids[0, -1]
-        starts = sequences[part].starts()[:, columns] if place.boundaries else None
-        yield on_device(ids, wanted, place, targets * place.micro_batches / rows.predicted, starts)
-
-
 def sequence_losses(each: Tensor, rows: StepRows, place: Place, hooks: Hooks) -> list[float]:
     """The mean loss of every sequence of the global batch, in its order; ``each`` as of the engine, of this worker."""
     targets = torch.from_numpy(place.objective.counts(rows.sequences))
@@ -229,21 +180,6 @@ def sequence_losses(each: Tensor, rows: StepRows, place: Place, hooks: Hooks) ->
     everyone = hooks.gather(own.view(torch.int64)).view(torch.float64)
     of_sequences = everyone.unflatten(0, (-1, place.together)).sum(dim=1)
     return [round(loss, 6) for loss in of_sequences.flatten().tolist()]
-
-
-def on_device(
-    ids: NDArray[np.int64],
-    targets: NDArray[np.int64],
-    place: Place,
-    weight: float = 1.0,
-    starts: NDArray[np.int64] | None = None,
-) -> MicroBatch:
-    """Rows, int64 [B, length], as the engine takes them."""
-
-    def moved(values: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(values).to(place.device, non_blocking=True)
-
-    return MicroBatch(moved(ids), moved(targets), weight, None if starts is None else moved(starts))
 
 
 def evaluate(engine: Engine, held_out: HeldOut, step: int, tokens: int, place: Place, hooks: Hooks) -> None:

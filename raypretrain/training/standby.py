@@ -8,6 +8,7 @@ many as it has workers, and the controller's node for those of the actors that R
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import threading
@@ -42,10 +43,12 @@ def prepare() -> None:
     names = ["raypretrain.training.worker", "ray.train.torch"]
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         names.append("deepspeed")  # it looks for the GPUs otherwise
+    gc.disable()  # it would go through all that is imported, again and again, a fifth of the time
     for name in names:
         # What is wrong with one the worker will say, whose error is seen.
         with contextlib.suppress(Exception):
             importlib.import_module(name)
+    gc.enable()
 
 
 class Standby:

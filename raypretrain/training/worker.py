@@ -30,16 +30,17 @@ from raypretrain.training.cadence import Cadence
 from raypretrain.training.checkpoint import Standing
 from raypretrain.training.crew import Crew
 from raypretrain.training.engine import Engine
-from raypretrain.training.events import Events, read_events
+from raypretrain.training.events import Events
 from raypretrain.training.fast import FastTier
-from raypretrain.training.goodput import repeated
 from raypretrain.training.guard import Guard, Verdict, corrupted, stopped
 from raypretrain.training.heartbeat import Heartbeat, Progress, born
 from raypretrain.training.job import Job
 from raypretrain.training.logs import JsonLines, logged
-from raypretrain.training.loop import Place, train
-from raypretrain.training.metrics import Quarantine, StepLog, read_log
+from raypretrain.training.loop import train
+from raypretrain.training.metrics import read_log
+from raypretrain.training.microbatch import Place
 from raypretrain.training.preemption import Preemption
+from raypretrain.training.records import Records, asked_at, log_takeup, record_group
 from raypretrain.training.requests import Regroup, Request, agree
 from raypretrain.training.runfolder import RunFolder
 from raypretrain.training.saving import Saver
@@ -142,7 +143,7 @@ class Worker:
         self.phase("verify")
         self.taken = taken = TakeUp(job, self.crew, self.fast, self.poster.note)
         self.standing = taken.standing
-        self._log_takeup()
+        log_takeup(job, self.incarnation, self.standing.step, taken.found is not None)
         # The first windows are read and tokenized while the model is built.
         steps = self._stream(self.standing, length.steps - self.standing.step)
         times.append(time.time())
@@ -164,10 +165,13 @@ class Worker:
         spans = [after - before for before, after in pairwise(times)]
         names = ("verify", "engine", "restore")
         self.starting = {
-            "workers": max(0.0, self.begun - self._asked_at()),
+            "workers": max(0.0, self.begun - asked_at(job)),
             **dict(zip(names, spans, strict=True)),
         }
-        self._open_logs(self.standing.step)
+        if self.rank == 0:
+            after = self.standing.step
+            record_group(job, self.events, self.incarnation, self.world, after, self.starting)
+            self.records = Records(job, self.poster, after, self.starting)
         self._open_saver()
         self.guard = self._guard()
         self.standby.start()
@@ -200,41 +204,17 @@ class Worker:
 
     def log_step(self, row: dict[str, Any], data: StepRows) -> None:
         self.preemption.step_seconds = row["step_seconds"]
-        if self.rank:
-            return
-        names = [self.job.recipe.corpus.source_name(i) for i in range(len(data.sources))]
-        row = {
-            **row,
-            "time": time.time(),
-            "sources": dict(zip(names, data.sources, strict=True)),
-            "quarantined": len(data.bad),
-        }
-        if data.storage.get("requests"):
-            row["storage"] = data.storage
-        if data.bad:
-            self.quarantine.add(data.bad)
-        self.metrics.append(row)
-        first = row["step"] == self.standing.step + 1
-        if first:
-            self.starting["first_batch"] = row["data_wait_seconds"]
-            self.starting["first_step"] = row["step_seconds"] - row["data_wait_seconds"]
-            self.poster.post("starting", self.starting, now=True)
-            self._phase("training")
-        last = row["step"] == self.job.length.steps
-        self.poster.post("step", {**row, "skipped_steps": self.guard.skipped}, now=first or last)
+        if self.rank == 0:
+            self.records.step(row, data, self.guard.skipped)
 
     def log_sequences(self, step: int, losses: list[float]) -> None:
         if self.rank == 0:
-            self.sequences.append({"step": step, "losses": losses})
+            self.records.losses(step, losses)
 
     def log_evaluation(self, row: dict[str, Any]) -> None:
         self.held_out_loss = (row["step"], row["held_out_loss"])
         if self.rank == 0:
-            if "sources" in row:
-                named = self.job.recipe.corpus.source_name
-                row["sources"] = {named(source): figures for source, figures in row["sources"].items()}
-            self.evaluations.append(row)
-            self.poster.post("evaluation", row, now=True)
+            self.records.evaluation(row)
 
     def save_due(self, step: int) -> bool:
         return self.saver.due(step)
@@ -324,38 +304,6 @@ class Worker:
                 wake_dealer(job.dealer, turn, _DEALER_SECONDS)
             self.crew.most(0)  # nobody asks before
         return DealtSteps(job.dealer, turn, self.rank, steps, steps_of_a_deal(batch, length, self.world))
-
-    def _asked_at(self) -> float:
-        """When Ray had to start these workers: as the run began, or when those before them were lost."""
-        losses = [event["time"] for event in read_events(self.folder.events) if event["event"] == "lost"]
-        return max([self.job.submitted, *losses])
-
-    def _log_takeup(self) -> None:
-        """What this worker begins with, and what befell those before it: who is killed leaves no word."""
-        events = [event for event in read_events(self.folder.events) if event["time"] > self.job.submitted]
-        losses = [event for event in events if event["event"] == "lost"]
-        groups = [event for event in events if event["event"] == "group"]
-        before = [event["time"] for event in groups if event["incarnation"] < self.incarnation]
-        if losses and losses[-1]["time"] > max(before, default=0.0):
-            logger.warning("the group before was lost: %s", losses[-1]["reason"])
-        logger.info("goes on from step %d" if self.taken.found else "begins at step %d", self.standing.step)
-
-    def _open_logs(self, after: int) -> None:
-        if self.rank == 0:
-            self.events.append(
-                "group",
-                incarnation=self.incarnation,
-                world=self.world,
-                step=after,
-                spans=self.starting,
-                repeated=repeated(self.folder.metrics, self.folder.evaluations, after),
-            )
-            self.metrics = StepLog(self.folder.metrics, after)
-            # The one before the first step is done again with it.
-            self.evaluations = StepLog(self.folder.evaluations, after or -1)
-            if self.job.recipe.training.sequence_losses:
-                self.sequences = StepLog(self.folder.sequence_losses, after)
-            self.quarantine = Quarantine(self.folder.quarantine)
 
     def _phase(self, phase: str) -> None:
         if self.rank == 0:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from small_task import sentences, write_csv
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from raypretrain.config import save_recipe
 from raypretrain.errors import InputError, RecipeError, RunError
 from raypretrain.finetuning.finetune import finetune
 
@@ -25,6 +28,27 @@ def test_full_fine_tuning_learns_the_task_and_writes_a_line_an_epoch(recipe, tmp
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 9))
     assert json.loads(lines[-1])["validation_accuracy"] == row["validation_accuracy"]
     assert [event["event"] for event in events] == ["plan", *["epoch"] * 8, "trial"]
+
+
+PROGRAM = """
+import sys
+from raypretrain.config import load_recipe
+from raypretrain.finetuning.finetune import finetune
+from raypretrain.finetuning.recipe import FinetuneRecipe
+
+finetune(load_recipe(sys.argv[1], FinetuneRecipe))
+print(sorted(sys.modules.keys() & {"torch._dynamo", "torch._inductor", "sympy"}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["full", "head", "lora"])
+def test_a_trial_needs_no_compiler(recipe, tmp_path, way):
+    path = tmp_path / "recipe.yaml"
+    save_recipe(recipe(adapt={"way": way, "epochs": 1}), path)
+    command = [sys.executable, "-c", PROGRAM, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("way", ["full", "head"])

@@ -19,9 +19,9 @@ from raypretrain.finetuning.forgetting import forgotten, recall
 from raypretrain.finetuning.replay import Replay
 from raypretrain.tokens.objectives import Masked
 from raypretrain.training.evaluation import examples, starts_of
-from raypretrain.training.loop import Place, evaluate
+from raypretrain.training.loop import evaluate
 from raypretrain.training.metrics import read_log
-from raypretrain.training.microbatch import MicroBatch
+from raypretrain.training.microbatch import MicroBatch, Place
 
 
 @pytest.fixture(scope="module", params=["llama-1m", "bert-1m", "modernbert-1m"])

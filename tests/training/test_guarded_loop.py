@@ -20,7 +20,8 @@ from raypretrain.training.checkpoint import Standing
 from raypretrain.training.evaluation import HeldOut
 from raypretrain.training.guard import Guard, GuardConfig, stopped
 from raypretrain.training.length import Length
-from raypretrain.training.loop import Place, train
+from raypretrain.training.loop import train
+from raypretrain.training.microbatch import Place
 from raypretrain.training.requests import Request
 from raypretrain.training.training_config import TrainingConfig
 
