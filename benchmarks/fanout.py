@@ -1,16 +1,19 @@
 """Many small trials: the wall time of a search against what its trials take bare, and against a loop of ``Trainer``.
 
 - bare: the sum of the trials' own times, run one after the other in one process, ÷ the trials at once.
+- bare, at once: the same in as many processes as there are trials at once, which share memory's speed and the caches.
 - the loop: one process a trial, one after the other, each with all CPUs, as ``for seed in …; do python …`` does.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import ray
@@ -42,10 +45,12 @@ def main() -> None:
         folder = Path(scratch)
         base = write_base(folder / "base")
         write_labelled(folder, given.train, 500)
-        bare = _bare(folder, base, given.trials)
+        bare = _bare(folder, base, range(given.trials))
+        beside = _bare_at_once(folder, base, given.trials, given.slots)
         loop = _shell_loop(folder, base, given.trials)
         whole, starts = _search(folder, base, given.trials, given.slots)
-    parts = [["bare, one after the other", bare], ["shell loop of Trainer", loop], ["search", whole]]
+    parts = [["bare, one after the other", bare], [f"bare, {given.slots} at once, their sum", beside]]
+    parts += [["shell loop of Trainer", loop], ["search", whole]]
     parts += [["start of a trial to its first epoch's end, median", starts]]
     show(f"{given.trials} trials, {given.slots} at once", ["", "seconds"], parts)
     rows = [
@@ -56,19 +61,26 @@ def main() -> None:
             goal=1 / 1.25,
             less=True,
         ),
+        Row(
+            "the same, of trials measured beside each other",
+            whole,
+            beside / given.slots,
+            goal=1 / 1.25,
+            less=True,
+        ),
         Row("a shell loop of Trainer against the search", whole, loop, goal=2.0, less=True),
     ]
     report("fan-out", "s", rows, given.json)
 
 
-def _recipe(folder: Path, base: Path, name: str, trials: int) -> object:
-    adapt = BUDGET | {"learning_rate": RATE, "seed": {"grid": list(range(trials))}}
+def _recipe(folder: Path, base: Path, name: str, seeds: range) -> object:
+    adapt = BUDGET | {"learning_rate": RATE, "seed": {"grid": list(seeds)}}
     return recipe(folder, base, name, adapt=adapt, search={"rival": False})
 
 
-def _bare(folder: Path, base: Path, trials: int) -> float:
+def _bare(folder: Path, base: Path, seeds: range) -> float:
     """Seconds of the trials themselves, with a thread each."""
-    wanted = _recipe(folder, base, "bare", trials)
+    wanted = _recipe(folder, base, f"bare-{seeds.start}-{seeds.step}", seeds)
     work = prepare(wanted, wanted.trials())
     start = work.start()
     tokens = work.tokens([(trial.task, trial.adapt) for trial in work.trials])
@@ -81,6 +93,12 @@ def _bare(folder: Path, base: Path, trials: int) -> float:
         seconds += time.perf_counter() - begun
     torch.set_num_threads(threads)
     return seconds
+
+
+def _bare_at_once(folder: Path, base: Path, trials: int, slots: int) -> float:
+    with ProcessPoolExecutor(slots, mp_context=multiprocessing.get_context("spawn")) as processes:
+        begun = [processes.submit(_bare, folder, base, range(slot, trials, slots)) for slot in range(slots)]
+        return sum(one.result() for one in begun)
 
 
 def _shell_loop(folder: Path, base: Path, trials: int) -> float:
@@ -100,7 +118,7 @@ def _shell_loop(folder: Path, base: Path, trials: int) -> float:
 def _search(folder: Path, base: Path, trials: int, slots: int) -> tuple[float, float]:
     """Seconds from the command to its table, Ray's own start left out; and those of a trial's first epoch."""
     connect(None)
-    wanted = _recipe(folder, base, "search", trials)
+    wanted = _recipe(folder, base, "search", range(trials))
     begun = time.perf_counter()
     found = search(wanted)
     seconds = time.perf_counter() - begun
