@@ -32,7 +32,7 @@ from raypretrain.training.pretrain import pretrain
 from raypretrain.training.recipe import PretrainRecipe
 from raypretrain.training.runfolder import RunFolder
 
-LENGTH, VOCABULARY, CORPUS, HELD_OUT = 256, 4096, 30_000_000, 0.01
+LENGTH, VOCABULARY, CORPUS, HELD_OUT = 256, 8192, 30_000_000, 0.01
 VARIANTS: dict[str, dict[str, Any]] = {
     "AdamW": {"training.optimizer": "adamw"},
     "AdamW, a third of the learning rate": {"training.optimizer": "adamw", "training.learning_rate": 2e-3},
@@ -43,11 +43,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "model.layers": 7,
         "model.heads": 6,
     },
-    "batches that are full from the start": {"training.batch_warmup": {}},
+    "batches that grow": {"training.batch_warmup": {"first": 8, "steps": 60}},
     "cosine": {"training.schedule": {"kind": "cosine"}},
     "attention over the edges of documents": {"sequences.boundaries": False},
     "a third of the learning rate": {"training.learning_rate": 2e-3},
-    "twice the vocabulary": {"tokenizer.vocabulary": 2 * VOCABULARY},
+    "half the vocabulary": {"tokenizer.vocabulary": VOCABULARY // 2},
 }
 """What each takes back, or changes, of our recipe."""
 
@@ -77,7 +77,6 @@ def recipe_of(folder: Path, tokens: int, changes: dict[str, Any]) -> PretrainRec
         "training": {
             "tokens": tokens,
             "global_batch": 32,
-            "batch_warmup": {"first": 8, "steps": 60},
             "learning_rate": 6e-3,
             "schedule": {"kind": "linear", "final": 0.0},
             "evaluation": {"sequences": 256},
