@@ -258,6 +258,7 @@ def _optimizer(model: nn.Module, adapt: AdaptConfig, masters: Masters) -> torch.
         {"params": weights, "peak": rate, "weight_decay": adapt.weight_decay if decays else 0.0}
         for (rate, decays, _), weights in groups.items()
     ]
+    # Nothing vetoes it here; torch's own would import torch's compiler, a second of a process' start.
     return VetoedAdamW(made, lr=adapt.learning_rate, fused=True)
 
 

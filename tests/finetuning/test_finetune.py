@@ -51,6 +51,13 @@ def test_a_trial_needs_no_compiler(recipe, tmp_path, way):
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr[-2000:]
 
 
+@pytest.mark.slow
+def test_the_garbage_collector_is_off_only_while_a_trials_process_imports():
+    program = "import gc, raypretrain.finetuning.attempt; print(gc.isenabled())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True"
+
+
 @pytest.mark.parametrize("way", ["full", "head"])
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_the_released_classifier_predicts_in_transformers_what_was_measured(recipe, data, way, pooling):
