@@ -3,6 +3,8 @@
 - bare: the sum of the trials' own times, run one after the other in one process, ÷ the trials at once.
 - bare, at once: the same in as many processes as there are trials at once, which share memory's speed and the caches.
 - the loop: one process a trial, one after the other, each with all CPUs, as ``for seed in …; do python …`` does.
+- the search: when Ray has started, with its process for each CPU; and once more with Ray's own start, beside which the
+  first trials begin.
 """
 
 from __future__ import annotations
@@ -25,10 +27,13 @@ from raypretrain.finetuning.head import FeatureCache
 from raypretrain.finetuning.search import search
 from raypretrain.finetuning.trial import run_trial
 from raypretrain.finetuning.work import prepare
+from raypretrain.models.cpu import use_cpus
 from raypretrain.training.cluster import connect
 
 BUDGET = {"epochs": 2, "batch": 16, "length": 128}
 RATE = 1e-3
+AFTER_SECONDS = 5.0
+"""Ray goes on starting after ``ray.init`` is back: its agents, and a process for each CPU."""
 
 
 def main() -> None:
@@ -48,9 +53,10 @@ def main() -> None:
         bare = _bare(folder, base, range(given.trials))
         beside = _bare_at_once(folder, base, given.trials, given.slots)
         loop = _shell_loop(folder, base, given.trials)
-        whole, starts = _search(folder, base, given.trials, given.slots)
+        cold, _ = _search(folder, base, given.trials, "cold", up=False)
+        whole, starts = _search(folder, base, given.trials, "warm", up=True)
     parts = [["bare, one after the other", bare], [f"bare, {given.slots} at once, their sum", beside]]
-    parts += [["shell loop of Trainer", loop], ["search", whole]]
+    parts += [["shell loop of Trainer", loop], ["search", whole], ["search, Ray's own start included", cold]]
     parts += [["start of a trial to its first epoch's end, median", starts]]
     show(f"{given.trials} trials, {given.slots} at once", ["", "seconds"], parts)
     rows = [
@@ -79,13 +85,13 @@ def _recipe(folder: Path, base: Path, name: str, seeds: range) -> object:
 
 
 def _bare(folder: Path, base: Path, seeds: range) -> float:
-    """Seconds of the trials themselves, with a thread each."""
+    """Seconds of the trials themselves, with a thread each, in a process that is used as a trial's is."""
     wanted = _recipe(folder, base, f"bare-{seeds.start}-{seeds.step}", seeds)
     work = prepare(wanted, wanted.trials())
     start = work.start()
     tokens = work.tokens([(trial.task, trial.adapt) for trial in work.trials])
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    use_cpus(1)
     cache, seconds = FeatureCache(), 0.0
     for trial in work.trials:
         begun = time.perf_counter()
@@ -115,17 +121,19 @@ def _shell_loop(folder: Path, base: Path, trials: int) -> float:
     return time.perf_counter() - begun
 
 
-def _search(folder: Path, base: Path, trials: int, slots: int) -> tuple[float, float]:
-    """Seconds from the command to its table, Ray's own start left out; and those of a trial's first epoch."""
-    connect(None)
-    wanted = _recipe(folder, base, "search", range(trials))
+def _search(folder: Path, base: Path, trials: int, name: str, up: bool) -> tuple[float, float]:
+    """Seconds from the command to its table, with Ray's own start if it is not up; and those of a first epoch."""
     begun = time.perf_counter()
-    found = search(wanted)
+    connect(None)
+    if up:
+        time.sleep(AFTER_SECONDS)
+        begun = time.perf_counter()
+    found = search(_recipe(folder, base, name, range(trials)))
     seconds = time.perf_counter() - begun
     assert all(row["status"] == "finished" for row in found.rows)
     ray.shutdown()
     firsts = []
-    for path in (folder / "search" / "trials").glob("*/metrics.jsonl"):
+    for path in (folder / name / "trials").glob("*/metrics.jsonl"):
         firsts.append(json.loads(path.read_text(encoding="utf-8").splitlines()[0])["seconds"])
     return seconds, sorted(firsts)[len(firsts) // 2]
 

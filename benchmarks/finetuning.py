@@ -21,6 +21,7 @@ from tuning_peer import train as train_peer
 from raypretrain.finetuning.head import FeatureCache
 from raypretrain.finetuning.trial import RunningTrial, run_trial
 from raypretrain.finetuning.work import Work, prepare
+from raypretrain.models.cpu import use_cpus
 
 BUDGET = {"epochs": 2, "batch": 16, "length": 128}
 RATE = 1e-3
@@ -114,7 +115,7 @@ def _show_ways(folder: Path, base: Path, threads: int) -> None:
 
 
 def _one_way(name: str, folder: Path, base: Path, threads: int) -> list[object]:
-    torch.set_num_threads(threads)
+    use_cpus(threads)
     adapt, compute = WAYS[name]
     own = name.replace(" ", "-").replace(",", "")
     wanted = recipe(folder, base, own, adapt=BUDGET | {"learning_rate": RATE} | adapt, compute=compute)

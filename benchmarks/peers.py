@@ -18,6 +18,7 @@ from sizes import Work
 from torch import Tensor, nn
 
 from raypretrain.models.compiling import compile_blocks, compiles
+from raypretrain.models.cpu import use_cpus
 from raypretrain.models.families import build
 from raypretrain.models.shape import ModelShape
 
@@ -77,7 +78,9 @@ def compile_ours(model: nn.Module) -> None:
 
 
 def ours(work: Work, form: Form) -> Contestant:
-    """Our network in a bare loop."""
+    """Our network in a bare loop, in a process that is used as a worker of ours uses it."""
+    if work.device == "cpu":
+        use_cpus(torch.get_num_threads())
     model = build(work.shape)
     model.init_weights(0)
     work.place(model)

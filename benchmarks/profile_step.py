@@ -26,6 +26,7 @@ from report import Row, parser, say_load, show, write
 from sizes import PRECISIONS, SIZES, Work, work_of
 from torch import Tensor, nn
 
+from raypretrain.models.cpu import use_cpus
 from raypretrain.models.families import build
 
 PARTS = ("attention", "feed-forward", "head and loss", "optimizer", "the rest")
@@ -218,7 +219,7 @@ def options_of() -> argparse.Namespace:
 def main() -> None:
     """Run it."""
     options = options_of()
-    torch.set_num_threads(1)
+    use_cpus(1)
     rounds = options.rounds or (2 if options.quick else 5)
     with_peer = "transformers" in taking_part(["transformers"])
     figures: list[Row] = []

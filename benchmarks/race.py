@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from peers import ENTRIES, Contestant, Form, ours_by_default
+from apart import Apart, Here
+from peers import Form, ours_by_default
 from report import Row, show
 from sizes import Precision, Work
 
@@ -65,18 +65,24 @@ def in_turn(
 ) -> list[Time]:
     """All of them, a few steps each in turn, so that a busy moment of the machine hits all alike.
 
+    On a CPU each in a process of its own; a GPU is one process' alone.
+
     Args:
         rounds: how often each has its turn, after two steps that do not count.
         steps: of a turn; on a GPU many, as the end of a turn has to be waited for.
     """
-    contestants: list[Contestant] = []
+    where = Apart if work.device == "cpu" else Here
+    contestants: list[Here | Apart] = []
     try:
+        times = []
         for name in names:
-            contestants += [ENTRIES[name].make(work, form) for form in forms]
-        times = [_begun(each, work) for each in contestants]
+            for form in forms:
+                contestants.append(each := where(name, work, form))
+                # The first step may change what the second is compiled for.
+                times.append(Time(name, form, work, each.parameters, each.flops, 2 * each.seconds(2)))
         for _ in range(rounds):
             for each, taken in zip(contestants, times, strict=True):
-                taken.seconds.append(_seconds(each, work, steps))
+                taken.seconds.append(each.seconds(steps))
     finally:
         for each in contestants:
             each.close()
@@ -108,21 +114,6 @@ def one_by_one(
             if work.device != "cpu":
                 torch.cuda.empty_cache()
     return times
-
-
-def _begun(each: Contestant, work: Work) -> Time:
-    # The first step may change what the second is compiled for.
-    return Time(each.name, each.form, work, each.parameters, each.flops, 2 * _seconds(each, work, 2))
-
-
-def _seconds(contestant: Contestant, work: Work, steps: int) -> float:
-    """Of a step."""
-    work.synchronize()
-    begun = time.perf_counter()
-    for _ in range(steps):
-        contestant.step()
-    work.synchronize()
-    return (time.perf_counter() - begun) / steps
 
 
 def label(name: str, form: Form) -> str:

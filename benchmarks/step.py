@@ -1,9 +1,9 @@
 """The training step against what others would write: our network ÷ each peer's, and the whole stack ÷ a bare loop.
 
-All take turns in one process, in one thread, a step each. The peers are transformers' LlamaForCausalLM in a bare loop
-and in its Trainer, litgpt, and a GPT-2 in nanoGPT's style; each as it comes and again compiled. Parts: the stack, and
-networks of 10 and 30 million parameters in all. What torch.compile has made is kept where torch keeps it, so that a
-second run compiles in less time; --cold compiles anew.
+All take turns, a step each in one thread, and each is in a process of its own. The peers are transformers'
+LlamaForCausalLM in a bare loop and in its Trainer, litgpt, and a GPT-2 in nanoGPT's style; each as it comes and again
+compiled. Parts: the stack, and networks of 10 and 30 million parameters in all. What torch.compile has made is kept
+where torch keeps it, so that a second run compiles in less time; --cold compiles anew.
 """
 
 from __future__ import annotations

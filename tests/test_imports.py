@@ -54,7 +54,8 @@ RAY = {
     "training/preemption.py", "training/pretrain.py", "training/standby.py", "training/supervisor.py",
     "training/worker.py",
     "finetuning/attempt.py", "finetuning/coming.py", "finetuning/population.py", "finetuning/predicting.py",
-    "finetuning/schedulers.py", "finetuning/search.py", "finetuning/tracking.py", "finetuning/workers.py",
+    "finetuning/quiet.py", "finetuning/schedulers.py", "finetuning/search.py", "finetuning/tracking.py",
+    "finetuning/workers.py",
     "cluster/jobserver.py",
 }  # fmt: skip
 DEEPSPEED = {"training/engine.py"}

@@ -10,10 +10,10 @@ gc.disable()  # it goes through all that is imported, again and again: half a se
 import tempfile
 import traceback
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from ray import tune
 
 from raypretrain.errors import RaypretrainError
@@ -28,11 +28,15 @@ from raypretrain.finetuning.start import Start
 from raypretrain.finetuning.trial import Save, run_trial
 from raypretrain.finetuning.work import write_failure
 from raypretrain.finetuning.workers import Order, lead
+from raypretrain.models.cpu import use_cpus
 
 gc.enable()
 
 _CACHE = FeatureCache()
 """Of a trial's process: Tune gives the process to the next trial of the same search."""
+
+_once = cache(gc.freeze)
+"""What was imported stays: otherwise the collections of a process' first trial go through all of it."""
 
 
 def attempt(
@@ -51,13 +55,14 @@ def attempt(
             the process that leads them has no use for what it refers to.
         scratch: where the state after each epoch is written for Tune, if it may be wanted.
     """
+    _once()
     own, adapt = Path(folder) / "trials" / config["trial"], adapt_of(config)
     name, goal = config["task"], goals[config["task"]]
     try:
         if compute.workers_per_trial > 1:
             lead(Order(name, adapt, goal, own, compute), start[0], tokens[0], tune.report)
         else:
-            torch.set_num_threads(max(1, int(compute.cpus_per_trial)))
+            use_cpus(max(1, int(compute.cpus_per_trial)))
             assert adapt.length is not None
             _alone(start, tokens[name, adapt.length], adapt, own, goal, scratch)
     except Exception as error:

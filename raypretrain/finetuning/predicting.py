@@ -25,9 +25,9 @@ class _Model:
     """In a process of Ray Data: rows with their texts in, rows with the model's words out."""
 
     def __init__(self, folder: str, length: int, threads: int) -> None:
-        import torch
+        from raypretrain.models.cpu import use_cpus
 
-        torch.set_num_threads(threads)
+        use_cpus(threads)
         self._predictor = Predictor(folder, length)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Silence for Ray Tune: our progress and our table say what it would say. Imports no Ray."""
+"""What Ray Tune does by itself, switched off: our progress and our table say what it would say."""
 
 from __future__ import annotations
 
@@ -39,3 +39,20 @@ def quiet_tune(ahead: int = 200) -> Iterator[None]:
                 del os.environ[key]
             else:
                 os.environ[key] = value
+
+
+@contextmanager
+def without_environment() -> Iterator[None]:
+    """Let a trial's process have the environment of its node alone, for as long as the context lasts.
+
+    By itself Tune copies the driver's AWS credentials into the trials' ``runtime_env``, which whoever may list actors
+    can read. And for a ``runtime_env`` Ray starts a process, where one that it started ahead would serve.
+    """
+    from ray.tune.execution import class_cache
+
+    before = class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
+    try:
+        yield
+    finally:
+        class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = before

@@ -24,7 +24,7 @@ from raypretrain.finetuning.coming import Coming
 from raypretrain.finetuning.described import described
 from raypretrain.finetuning.history import record, settings_at_end
 from raypretrain.finetuning.population import Populations
-from raypretrain.finetuning.quiet import quiet_tune
+from raypretrain.finetuning.quiet import quiet_tune, without_environment
 from raypretrain.finetuning.recipe import FinetuneRecipe
 from raypretrain.finetuning.release import forget_weights, release
 from raypretrain.finetuning.results import Row, best_of, compare, write_results
@@ -145,6 +145,7 @@ def _run(
         ahead = max(ahead, coming.total)
     with (
         quiet_tune(ahead=ahead),
+        without_environment(),
         _stopped_as_by_ctrl_c(),
         tempfile.TemporaryDirectory(prefix=".tune-", dir=work.folder) as scratch,
     ):

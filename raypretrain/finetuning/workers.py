@@ -99,14 +99,14 @@ class TrialWorker:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(order.world)}
         os.environ["DS_ACCELERATOR"] = device
         talk_over(ray.util.get_node_ip_address())
-        import torch
         import torch.distributed as dist
 
         from raypretrain.finetuning.head import FeatureCache
         from raypretrain.finetuning.team import Team
         from raypretrain.finetuning.trial import trial_lines
+        from raypretrain.models.cpu import use_cpus
 
-        torch.set_num_threads(max(1, int(cpus)))
+        use_cpus(max(1, int(cpus)))
         team = Team(device=device)
         if order.world > 1:
             store = dist.TCPStore(*address) if rank else self._store

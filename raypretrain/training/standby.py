@@ -48,6 +48,7 @@ def prepare() -> None:
         # What is wrong with one the worker will say, whose error is seen.
         with contextlib.suppress(Exception):
             importlib.import_module(name)
+    gc.freeze()  # what was imported stays: a worker's collections need not go through it either
     gc.enable()
 
 

@@ -21,6 +21,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from torch import Tensor
 
 from raypretrain.errors import RaypretrainError, user_error
+from raypretrain.models.cpu import use_cpus
 from raypretrain.planning.failures import mean_time_between_failures
 from raypretrain.tokens.cursor import Cursor
 from raypretrain.tokens.dealer import DealtSteps, StepRows, Turn, steps_of_a_deal, wake_dealer
@@ -112,7 +113,7 @@ class Worker:
         self.standby = Standby(context.get_local_world_size() if first else 0, self.poster.note)
         self.held_out_loss = (-1, math.nan)  # a step, and what was measured there
         if not on_gpu:
-            torch.set_num_threads(job.sizes.threads)
+            use_cpus(job.sizes.threads)
 
     @property
     def step(self) -> int:

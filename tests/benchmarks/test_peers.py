@@ -15,6 +15,7 @@ from raypretrain.models.layout import to_huggingface
 
 sys.path += [str(Path(__file__).parents[2] / "benchmarks"), str(Path(__file__).parents[1] / "models")]
 import peers
+from apart import Apart
 from peak import data_sheet_peak
 from peers_gpt2 import PlainGpt2, gpt2_flops_per_token
 from profile_step import PARTS, flops_by_part, profile
@@ -168,6 +169,11 @@ def test_times_are_taken_in_turn():
         ("nanoGPT-style", "eager", 3),
     ]
     assert times[0].parameters == work.shape.parameters
+
+
+def test_what_fails_in_a_process_of_its_own_is_said_in_this_one():
+    with pytest.raises(RuntimeError, match=r"^nobody, eager: KeyError: 'nobody'$"):
+        Apart("nobody", work_of("nano", "fp32"), "eager")
 
 
 def test_the_goals_are_for_ours_as_it_trains_by_default():

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from interrupted import INTERRUPTED, ON_A_CLUSTER
+from ray._private import state
 from real_text import reviews
 
 from raypretrain.config import save_recipe
@@ -126,6 +127,15 @@ def test_a_search_in_which_all_trials_fail_says_so_and_keeps_the_table(recipe, t
     with pytest.raises(RunError, match=r"1 of 1 trials of task 'mood' failed.*the first: the loss is"):
         search(recipe(adapt={"learning_rate": 1e30, "clip": 1e30}))
     assert [row["status"] for row in _rows(tmp_path)] == ["failed"]
+
+
+def test_the_credentials_of_the_driver_are_not_in_its_trials_runtime_env(recipe, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-for-all-to-see")
+    search(recipe())
+    actors = state.state._connect_and_get_accessor().get_actor_table(None, None)
+    trials = [record for record in actors if b"ImplicitFunc" in record]
+    assert trials
+    assert not any(b"not-for-all-to-see" in record for record in actors)
 
 
 def test_trials_larger_than_the_cluster_are_refused(recipe):
