@@ -38,6 +38,7 @@ class Apart:
     """The same in a process of its own, with as many threads as this one has; it waits between its turns."""
 
     def __init__(self, name: str, work: Work, form: Form) -> None:
+        self._who = f"{name}, {form}"
         start = multiprocessing.get_context("spawn")
         self._pipe, theirs = start.Pipe()
         self._process = start.Process(
@@ -59,7 +60,11 @@ class Apart:
         self._process.join()
 
     def _answer(self) -> Any:
-        said = self._pipe.recv()
+        try:
+            said = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise RuntimeError(f"{self._who}: its process ended with {self._process.exitcode}") from None
         if isinstance(said, Exception):
             raise said
         return said
