@@ -43,7 +43,7 @@ class BlockwiseAttention(torch.autograd.Function):
     ) -> Tensor:
         keys, values = _heads_first(key), _heads_first(value)
         output = torch.empty_like(query, memory_format=torch.contiguous_format)
-        scaled, probabilities = [], []
+        probabilities = []
         blocks = _blocks(query.shape[1], before, after, starts)
         for start, stop, seen in blocks:
             rows = _rows(query, keys, start, stop) * query.shape[-1] ** -0.5
@@ -54,31 +54,29 @@ class BlockwiseAttention(torch.autograd.Function):
                 scores.view(len(query), -1, *others.shape[1:]).masked_fill_(others[:, None], -math.inf)
             weights = torch.ops.aten._softmax.out(scores, -1, False, out=scores)
             _write_rows(output, batched_product(weights, values[:, seen]), start, stop)
-            scaled.append(rows)
             probabilities.append(weights)
         ctx.blocks = blocks
-        ctx.save_for_backward(keys, values, *scaled, *probabilities)
+        ctx.save_for_backward(query, keys, values, *probabilities)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        keys, values, *saved = ctx.saved_tensors
-        scaled, probabilities = saved[: len(ctx.blocks)], saved[len(ctx.blocks) :]
-        query_grad = torch.empty_like(upstream, memory_format=torch.contiguous_format)
+        query, keys, values, *probabilities = ctx.saved_tensors
+        query_grad = torch.empty_like(query, memory_format=torch.contiguous_format)
         # Every block adds to these: in fp32 for bf16, so that the sum is rounded once.
         accurate = torch.promote_types(keys.dtype, torch.float32)
         keys_grad, values_grad = (torch.zeros_like(keys, dtype=accurate) for _ in range(2))
-        scale = upstream.shape[-1] ** -0.5
-        for (start, stop, seen), rows, weights in zip(ctx.blocks, scaled, probabilities, strict=True):
-            slope = _rows(upstream, keys, start, stop)
+        scale = query.shape[-1] ** -0.5
+        for (start, stop, seen), weights in zip(ctx.blocks, probabilities, strict=True):
+            rows, slope = _rows(query, keys, start, stop), _rows(upstream, keys, start, stop)
             # Converted first: by itself the addition takes eight times as long.
             values_grad[:, seen] += batched_product(weights.transpose(1, 2), slope).to(accurate)
             slope = batched_product(slope, values[:, seen].transpose(1, 2))
             torch.ops.aten._softmax_backward_data.out(slope, weights, -1, slope.dtype, grad_input=slope)
             _write_rows(query_grad, batched_product(slope, keys[:, seen]) * scale, start, stop)
-            keys_grad[:, seen] += batched_product(slope.transpose(1, 2), rows).to(accurate)
-        heads = len(upstream), -1, *keys.shape[1:]
+            keys_grad[:, seen] += batched_product(slope.transpose(1, 2), rows * scale).to(accurate)
+        heads = query.shape[0], -1, *keys.shape[1:]
         return (
             query_grad,
             keys_grad.to(keys.dtype).view(heads).transpose(1, 2),
