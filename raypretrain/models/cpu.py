@@ -18,7 +18,7 @@ def use_cpus(threads: int) -> None:
     """Compute with so many threads, and keep the memory that a step frees for the next.
 
     By itself glibc gives what is freed back to the kernel, from which the next step gets it page by page, each filled
-    with zeros: an eighth of a step's time.
+    with zeros: 5 to 10 % of a step's time (docs/performance.md).
     """
     torch.set_num_threads(threads)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none

@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import raypretrain
 
 STEPS = """
 import itertools, resource, sys
@@ -37,3 +40,10 @@ def test_the_memory_of_a_step_is_the_next_ones():
     assert faults < 1000
     # Without it: 281 MiB by pages of 4 KiB; fewer where the kernel gives larger ones by itself.
     assert _faults("none")[1] > 10 * max(faults, 1)
+
+
+def test_threads_are_set_nowhere_else():
+    """Whoever sets them alone leaves the memory as it is."""
+    package = Path(raypretrain.__file__).parent
+    found = [path for path in package.rglob("*.py") if "set_num_threads" in path.read_text(encoding="utf-8")]
+    assert found == [package / "models" / "cpu.py"]
